@@ -1,0 +1,1 @@
+"""From a checked strategy to sub-request plans. Knows nothing of processes, networks or tensors."""

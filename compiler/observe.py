@@ -1,0 +1,63 @@
+"""What a strategy may observe, and what the runtime may ask of a compiled strategy: two Protocols.
+
+The runtime implements `Observations` over one snapshot of the cluster (router/placement.py); the
+compiler's closures call it. Times are seconds, lengths tokens, ratios 0..1.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from mserve.compiler.plan import Decision, LimitsSpec, PoolSpec, WorkerName
+
+
+class Observations(Protocol):
+    """One request against one snapshot of the cluster. Pure: the same call gives the same answer."""
+
+    num_tokens: int
+    max_tokens: int
+    seed: int  # of `random` and `two_choices`: request id and attempt, hashed
+
+    def workers(self, pool: str) -> Sequence[WorkerName]:
+        """Live workers of a pool in pool order, without those excluded by a retry."""
+        ...
+
+    def request(self, name: str) -> float | str:
+        """`expected_output`, `priority`, `tenant`, `model`, `session`, or `header:x-name`."""
+        ...
+
+    def cached(self, worker: WorkerName) -> int:
+        """Tokens of the prompt's longest prefix cached on the worker."""
+        ...
+
+    def worker(self, name: str, worker: WorkerName) -> float:
+        """A per-worker observation by its language name: `load`, `queued`, `kv_free`, ..."""
+        ...
+
+    def prefill_time(self, num_tokens: float, worker: WorkerName) -> float: ...
+
+    def decode_time(self, num_tokens: float, worker: WorkerName) -> float: ...
+
+    def transfer_time(self, num_tokens: float, source: WorkerName, target: WorkerName) -> float: ...
+
+    def evict_time(self, num_tokens: float, worker: WorkerName) -> float: ...
+
+    def tie_break(self, worker: WorkerName) -> tuple[float, float]:
+        """(requests on the worker, time it was last picked): smaller wins among equals."""
+        ...
+
+    def turn(self, place: int) -> int:
+        """Round-robin counter of the `next(...)` at this place in the text; advances at dispatch."""
+        ...
+
+
+class Strategy(Protocol):
+    """A compiled strategy as the router sees it."""
+
+    name: str
+    pools: tuple[PoolSpec, ...]
+    limits: LimitsSpec
+    observes: frozenset[str]  # observations the strategy uses: what the router need not fetch
+
+    def decide(self, view: Observations) -> Decision | None:
+        """The plan for one request, or None when no route is possible now."""
+        ...

@@ -1,0 +1,1 @@
+"""Executes plans: router, workers, engine, cluster, transport. Knows plans, not the language."""

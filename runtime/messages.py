@@ -1,0 +1,240 @@
+"""What router and worker say to each other: the body of a plan call and the frames of its answer.
+
+A plan call carries everything one worker does for one plan: the prompt's tokens once, and that
+worker's steps in order. Its connection is the cancel path. The answer is a stream of frames, each
+
+    u32 length of what follows | u8 kind | u8 zero | u16 number of token ids | int32 token ids | payload
+
+little endian. A TOKENS payload is relayed to the client unread; the others are msgpack.
+"""
+
+import struct
+from collections.abc import Iterator, Sequence
+from enum import IntEnum
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+from mserve.runtime.errors import BY_KIND, EngineFailure, RequestError
+
+
+class Sampling(Struct, frozen=True, forbid_unknown_fields=True):
+    """How to choose tokens and when to stop. `temperature` 0 is greedy; `top_k` 0 means off."""
+
+    max_tokens: int
+    min_tokens: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+
+
+class Render(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a TOKENS payload is: bare UTF-8 text, or ready server-sent events of the OpenAI API."""
+
+    kind: Literal["text", "completion", "chat"] = "text"
+    id: str = ""
+    created: int = 0
+    model: str = ""
+    first: bool = True  # this stream begins the answer (chat: emit the role chunk)
+
+
+class Receiver(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a send goes: the ticket and the worker that holds it."""
+
+    ticket: str
+    worker: str
+    incarnation: str
+    address: bytes  # of the worker's transport
+    fingerprint: str  # of its KV layout
+
+
+class PrepRecvCall(
+    Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="prep_recv"
+):
+    step: str
+    begin: int
+    end: int
+    ticket: str
+
+
+class RemoteSendCall(
+    Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="remote_send"
+):
+    step: str
+    begin: int
+    end: int
+    to: tuple[Receiver, ...]
+    uses: tuple[str, ...] = ()
+
+
+class StartGenerateCall(
+    Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="start_generate"
+):
+    step: str
+    begin: int
+    sampling: Sampling
+    render: Render = Render()
+    uses: tuple[str, ...] = ()
+
+
+class CommitCall(Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="commit"):
+    step: str
+    ticket: str
+
+
+class ReleaseCall(Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="release"):
+    step: str
+    ticket: str
+
+
+StepCall = PrepRecvCall | RemoteSendCall | StartGenerateCall | CommitCall | ReleaseCall
+
+
+class PlanCall(Struct, frozen=True, forbid_unknown_fields=True):
+    """`POST /v1/microserving/plan`: all steps of one plan on one worker.
+
+    `tokens` is the prompt as int32 little endian. `incarnation` is that of the worker the router
+    means ("" for any); another one answers 410. `attempt` counts re-plans; a lower one is 410 too.
+    """
+
+    plan_id: str
+    tokens: bytes
+    steps: tuple[StepCall, ...]
+    attempt: int = 0
+    incarnation: str = ""
+    salt: bytes = b""
+
+    @property
+    def key(self) -> str:
+        return f"{self.plan_id}/{self.attempt}"
+
+
+class StepReport(Struct, frozen=True):
+    """How one step went. Times are unix seconds on the worker's clock; counts are tokens."""
+
+    step: str
+    state: Literal["running", "done"]
+    started_s: float
+    ended_s: float = 0.0
+    matched: int = 0  # found in the worker's prefix cache
+    computed: int = 0
+    received: int = 0
+    sent: int = 0
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    generated: int = 0
+
+
+class Finish(Struct, frozen=True):
+    """The end of a generation. `cached_tokens` are prompt tokens this worker did not compute."""
+
+    reason: Literal["stop", "length"]
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+
+
+class Problem(Struct, frozen=True):
+    """An error as data, between processes; `kind` is a RequestError's."""
+
+    kind: str
+    status: int
+    detail: str
+    retryable: bool
+    step: str = ""
+    param: str | None = None
+    retry_after_s: float | None = None
+
+    @classmethod
+    def of(cls, error: RequestError, step: str = "") -> "Problem":
+        return cls(
+            kind=error.kind,
+            status=error.status,
+            detail=error.detail,
+            retryable=error.retryable,
+            step=step,
+            param=error.param,
+            retry_after_s=error.retry_after_s,
+        )
+
+    def error(self) -> RequestError:
+        cls = BY_KIND.get(self.kind, EngineFailure)
+        return cls(self.detail, param=self.param, retry_after_s=self.retry_after_s)
+
+
+class FrameKind(IntEnum):
+    TOKENS = 1
+    STEP = 2
+    FINISH = 3
+    PROBLEM = 4
+
+
+class Frame(Struct, frozen=True):
+    kind: FrameKind
+    tokens: bytes = b""  # int32 little endian
+    payload: bytes = b""
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.tokens) // 4
+
+
+_HEADER = struct.Struct("<IBxH")
+_AFTER_LENGTH = _HEADER.size - 4
+MAX_FRAME_BYTES = 1 << 20
+
+
+def encode_frame(kind: FrameKind, payload: bytes = b"", tokens: bytes = b"") -> bytes:
+    length = _AFTER_LENGTH + len(tokens) + len(payload)
+    return _HEADER.pack(length, kind, len(tokens) // 4) + tokens + payload
+
+
+class FrameDecoder:
+    """Splits a byte stream into whole frames; keeps what is not whole yet."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """Yields every frame completed by `data`; raises ValueError on what is no frame."""
+        buffer = self._buffer
+        buffer += data
+        begin = 0
+        while len(buffer) - begin >= _HEADER.size:
+            length, kind, num_tokens = _HEADER.unpack_from(buffer, begin)
+            if not _AFTER_LENGTH + 4 * num_tokens <= length <= MAX_FRAME_BYTES:
+                raise ValueError(f"a frame of {length} bytes with {num_tokens} tokens is malformed")
+            end = begin + 4 + length
+            if len(buffer) < end:
+                break
+            text = begin + _HEADER.size + 4 * num_tokens
+            yield Frame(
+                FrameKind(kind), bytes(buffer[begin + _HEADER.size : text]), bytes(buffer[text:end])
+            )
+            begin = end
+        del buffer[:begin]
+
+    @property
+    def pending(self) -> int:
+        """Bytes of an unfinished frame: not 0 at the stream's end means it was cut off."""
+        return len(self._buffer)
+
+
+encode = msgspec.msgpack.Encoder().encode
+decode_plan_call = msgspec.msgpack.Decoder(PlanCall).decode
+decode_step_report = msgspec.msgpack.Decoder(StepReport).decode
+decode_finish = msgspec.msgpack.Decoder(Finish).decode
+decode_problem = msgspec.msgpack.Decoder(Problem).decode
+
+
+def pack_tokens(tokens: Sequence[int]) -> bytes:
+    return struct.pack(f"<{len(tokens)}i", *tokens)
+
+
+def unpack_tokens(data: bytes) -> tuple[int, ...]:
+    return struct.unpack(f"<{len(data) // 4}i", data)
