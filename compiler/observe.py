@@ -9,13 +9,42 @@ from typing import Protocol
 
 from mserve.compiler.plan import Decision, LimitsSpec, PoolSpec, WorkerName
 
+WORKER_OBSERVATIONS = frozenset(
+    {
+        "load",
+        "recent",
+        "prefill_backlog",
+        "queued",
+        "running",
+        "kv_free",
+        "kv_used",
+        "hit_rate",
+        "decode_share",
+        "wait_growth",
+    }
+)
+"""Names that `Observations.worker` must know."""
+
+REQUEST_OBSERVATIONS = frozenset({"expected_output", "priority", "tenant", "model", "session"})
+"""Names that `Observations.request` must know, beside `header:x-name` (lower case)."""
+
+TIMES = frozenset({"prefill_time", "decode_time", "transfer_time", "evict_time"})
+"""Predicted times: methods of `Observations`. Below one token they are 0."""
+
 
 class Observations(Protocol):
     """One request against one snapshot of the cluster. Pure: the same call gives the same answer."""
 
-    num_tokens: int
-    max_tokens: int
-    seed: int  # of `random` and `two_choices`: request id and attempt, hashed
+    @property
+    def num_tokens(self) -> int: ...
+
+    @property
+    def max_tokens(self) -> int: ...
+
+    @property
+    def seed(self) -> int:
+        """Of `random` and `two_choices`: request id and attempt, hashed."""
+        ...
 
     def workers(self, pool: str) -> Sequence[WorkerName]:
         """Live workers of a pool in pool order, without those excluded by a retry."""
@@ -23,6 +52,10 @@ class Observations(Protocol):
 
     def request(self, name: str) -> float | str:
         """`expected_output`, `priority`, `tenant`, `model`, `session`, or `header:x-name`."""
+        ...
+
+    def prompt_key(self, begin: int, end: int) -> int:
+        """A stable hash of the prompt's tokens `[begin, end)`, for `sticky(prompt[:k], pool)`."""
         ...
 
     def cached(self, worker: WorkerName) -> int:
@@ -33,7 +66,9 @@ class Observations(Protocol):
         """A per-worker observation by its language name: `load`, `queued`, `kv_free`, ..."""
         ...
 
-    def prefill_time(self, num_tokens: float, worker: WorkerName) -> float: ...
+    def prefill_time(self, num_tokens: float, worker: WorkerName) -> float:
+        """Of the prompt's last `num_tokens`, when the KV of all before them is there."""
+        ...
 
     def decode_time(self, num_tokens: float, worker: WorkerName) -> float: ...
 

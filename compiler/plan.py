@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 PLAN_VERSION = 1
+FIRST_TOKEN = ".first_token"
+"""`after` names a step (it is done) or a generating step with this suffix (it has emitted a token)."""
 
 WorkerName = str
 TicketName = str
@@ -34,7 +36,8 @@ class RemoteSend:
     """`worker` computes what it lacks of `[begin, end)` and sends it under each ticket in `to`.
 
     The prefix `[0, begin)` is there by then: cached, computed by an earlier step of this plan on the
-    same worker, or received under a ticket in `uses`.
+    same worker, or received under a ticket in `uses`. With an empty `to` it only computes: a later
+    step of this plan on the same worker needs the range and no other worker does.
     """
 
     id: StepName
@@ -101,7 +104,11 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class PoolSpec:
-    """A pool as declared: how many workers to start and their settings (language.md section 5 names)."""
+    """A pool as declared: how many workers to start, and its further settings by name.
+
+    A setting is a number in base units or, where the language has a word or `word(name = value)`, a
+    dict: `batch = continuous(tokens = 8192)` is `{"kind": "continuous", "tokens": 8192.0}`.
+    """
 
     name: str
     workers: int = 1
@@ -125,9 +132,11 @@ class Decision:
     """Why a plan is what it is: every evaluated binding and guard, and the plan that came of it.
 
     A missing value (a choice over no worker) is None; `guards` holds the routes tried, in order.
+    `turns` are the places of every `next(...)` that was asked: their counters advance at dispatch.
     """
 
     plan: Plan
     bindings: dict[str, BindingValue]
     guards: tuple[tuple[str, bool | None], ...]
     predicted_ttft_s: float | None = None
+    turns: tuple[int, ...] = ()

@@ -16,6 +16,10 @@ class Span:
     end: int
 
 
+NOWHERE = Span(0, 0)
+"""The span of what was made by a program instead of being read from a text."""
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     span: Span = field(compare=False, repr=False)
@@ -86,6 +90,7 @@ class Fold(Node):
     variable: str
     pool: "Expr"
     where: "Expr | None"
+    variable_span: Span = field(default=NOWHERE, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +100,7 @@ class Filter(Node):
     variable: str
     pool: "Expr"
     where: "Expr | None"
+    variable_span: Span = field(default=NOWHERE, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +248,7 @@ class Def(Node):
     name_span: Span = field(compare=False, repr=False)
     parameters: tuple[str, ...]
     value: Expr
+    parameter_spans: tuple[Span, ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,143 @@
+"""Runs the tests that stand in a strategy: each decides once on a reference cluster.
+
+Knows how expectations are compared; how a situation is built is givens.py's.
+"""
+
+import math
+from dataclasses import dataclass
+
+from mserve.compiler.evaluate import Scope, compile_expression, compile_range
+from mserve.compiler.frame import Frame, Missing, Value
+from mserve.compiler.givens import GivenError, situation_of
+from mserve.compiler.pipeline import CompiledStrategy
+from mserve.compiler.plan import Decision, Plan, PrepRecv, RemoteSend
+from mserve.dsl.syntax import ExpectRoute, ExpectSends, ExpectValue, Expr, Test
+
+_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class TestResult:
+    """`failures` are sentences, one for each expectation that was not met; `decision` is None where
+    no route was possible or the situation itself makes no sense."""
+
+    title: str
+    failures: tuple[str, ...]
+    decision: Decision | None
+
+    @property
+    def passed(self) -> bool:
+        return not self.failures
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Tokens `[begin, end)` really move: what the receiver has cached is left out."""
+
+    source: str
+    target: str
+    begin: int
+    end: int
+
+    def __str__(self) -> str:
+        return f"[{self.begin}:{self.end}] from {spell(self.source)} to {spell(self.target)}"
+
+
+def run_tests(strategy: CompiledStrategy) -> list[TestResult]:
+    """One result per test, in the order of the text."""
+    return [_run(strategy, test) for test in strategy.tree.tests]
+
+
+def untested_routes(strategy: CompiledStrategy, results: list[TestResult]) -> tuple[str, ...]:
+    reached = {result.decision.plan.route for result in results if result.decision}
+    return tuple(route.name for route in strategy.routes if route.name not in reached)
+
+
+def _run(strategy: CompiledStrategy, test: Test) -> TestResult:
+    try:
+        situation = situation_of(strategy, test.cluster, test.givens)
+    except GivenError as error:
+        return TestResult(test.title, (str(error),), None)
+    frame = situation.frame(strategy)
+    decision = strategy.decide_in(frame)
+    check = _Check(strategy, frame, decision)
+    failures = tuple(sentence for each in test.expectations if (sentence := check.failure(each)))
+    return TestResult(test.title, failures, decision)
+
+
+class _Check:
+    """Compares the expectations of one test with what was decided."""
+
+    def __init__(self, strategy: CompiledStrategy, frame: Frame, decision: Decision | None) -> None:
+        self._source = strategy.checked.source
+        self._scope = Scope(strategy.names)
+        self._frame = frame
+        self._decision = decision
+
+    def failure(self, expected: ExpectRoute | ExpectValue | ExpectSends) -> str:
+        """A sentence, or nothing where the expectation is met."""
+        if isinstance(expected, ExpectRoute):
+            return self._route(expected)
+        if isinstance(expected, ExpectValue):
+            return self._value(expected)
+        return self._sends(expected)
+
+    def _route(self, expected: ExpectRoute) -> str:
+        route = self._decision.plan.route if self._decision else "none"
+        return "" if route == expected.route else f"expected route {expected.route}, got {route}"
+
+    def _value(self, expected: ExpectValue) -> str:
+        got, wanted = self._evaluate(expected.target), self._evaluate(expected.value)
+        if _equal(got, wanted):
+            return ""
+        text = self._source.slice(expected.target.span)
+        return f"expected {text} = {spell(wanted)}, got {spell(got)}"
+
+    def _evaluate(self, expr: Expr) -> Value:
+        evaluate = compile_expression(expr, self._scope)
+        missing_slots = self._scope.names.num_slots - len(self._frame.slots)
+        self._frame.slots.extend([None] * missing_slots)
+        try:
+            return evaluate(self._frame)
+        except Missing:
+            return None
+
+    def _sends(self, expected: ExpectSends) -> str:
+        begin, end = compile_range(expected.range, self._scope)
+        source, target = self._evaluate(expected.source), self._evaluate(expected.target)
+        wanted = Send(str(source), str(target), begin(self._frame), end(self._frame))
+        sends = sends_of(self._decision.plan, self._frame) if self._decision else []
+        if wanted in sends:
+            return ""
+        got = ", ".join(map(str, sends)) or "none"
+        return f"expected sends {wanted}, got {got}"
+
+
+def sends_of(plan: Plan, frame: Frame) -> list[Send]:
+    tickets = {step.ticket: step.worker for step in plan.steps if isinstance(step, PrepRecv)}
+    return [
+        Send(step.worker, target, max(step.begin, frame.view.cached(target)), step.end)
+        for step in plan.steps
+        if isinstance(step, RemoteSend)
+        for target in (tickets[ticket] for ticket in step.to)
+    ]
+
+
+def _equal(got: Value, wanted: Value) -> bool:
+    if isinstance(got, (int, float)) and isinstance(wanted, (int, float)):
+        return math.isclose(got, wanted, rel_tol=0, abs_tol=_TOLERANCE)
+    return bool(got == wanted)
+
+
+def spell(value: Value) -> str:
+    """A value in the language's words; a worker's name `decode-0` is `decode[0]`."""
+    if value is None:
+        return "missing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, float)):
+        return f"{value:g}" if abs(value) < 1e6 else str(value)
+    if isinstance(value, str):
+        pool, dash, index = value.rpartition("-")
+        return f"{pool}[{index}]" if dash and index.isdigit() else value
+    return "[" + ", ".join(map(spell, value)) + "]"

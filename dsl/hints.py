@@ -1,0 +1,47 @@
+"""What to write instead, where the type that is wanted and the one that was found say so."""
+
+from mserve.dsl import builtins, syntax, types
+from mserve.dsl.builtins import Role
+from mserve.dsl.syntax import Expr
+from mserve.dsl.types import Kind, Type
+
+
+def suffix_hint(expr: Expr, wanted: Type) -> str:
+    """For a bare literal where a duration or a number of bytes is wanted."""
+    if not isinstance(expr, syntax.Number) or expr.unit is not syntax.Unit.NONE:
+        return ""
+    if wanted == types.DURATION:
+        return f"give it a unit: `{expr.text}{'ms' if expr.value else 's'}`"
+    if wanted == types.BYTES:
+        return f"give it a unit: `{expr.text}{'GiB' if expr.value else 'B'}`"
+    return ""
+
+
+def choice_hint(found: Type, wanted: Type) -> str:
+    """For a pool where one of its workers is wanted."""
+    if found.kind is Kind.POOL and wanted.kind is Kind.WORKER and len(found.pools) == 1:
+        (pool,) = found.pools
+        return f"choose one of its workers: `argmin(load(w) for w in {pool})`"
+    if found.kind is Kind.PROMPT and wanted.is_number:
+        return "its length is `tokens(prompt)`"
+    return ""
+
+
+def call_hint(name: str) -> str:
+    """For a call of something that takes no arguments."""
+    if name in builtins.FOLDS:
+        return f"write `{name}(VALUE for w in POOL)`"
+    return f"write `{name}` without parentheses"
+
+
+def plays(arg: Expr, found: Type, role: Role) -> bool:
+    """Whether an argument of type `found` can play a role."""
+    whole_prompt = isinstance(arg, syntax.PromptRange) and arg.begin is None and arg.end is None
+    return {
+        Role.PROMPT: whole_prompt,
+        Role.KEY: found.kind in (Kind.TEXT, Kind.PROMPT),
+        Role.QUOTED: isinstance(arg, syntax.Text),
+        Role.BOOL_OR_WORKER: found.kind in (Kind.BOOL, Kind.WORKER),
+        Role.NUMBER: found.is_number,
+        Role.ROUTE: isinstance(arg, syntax.Name),
+    }[role]

@@ -1,0 +1,307 @@
+"""Infers the type of every expression and reports where types or units do not fit.
+
+Expects resolved names: what refers to nothing is `UNKNOWN` and fits everywhere, so that one mistake
+is reported once. Definitions are checked once on their own and once per combination of argument
+types. Knows nothing of stages, ranges that join or settings.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from mserve.dsl import builtins, syntax, types
+from mserve.dsl.builtins import Builtin, Role
+from mserve.dsl.diagnostics import Diagnostic, Label
+from mserve.dsl.hints import call_hint, choice_hint, plays, suffix_hint
+from mserve.dsl.rules.units import unit_mismatch, wrong_type, wrong_unit
+from mserve.dsl.symbols import Symbols
+from mserve.dsl.syntax import Expr, Span
+from mserve.dsl.types import BOOL, COUNT, RATIO, UNKNOWN, UNTYPED, WORKER, Type
+
+_LITERALS: Mapping[syntax.Unit, Type] = {
+    syntax.Unit.NONE: UNTYPED,
+    syntax.Unit.RATIO: RATIO,
+    syntax.Unit.DURATION: types.DURATION,
+    syntax.Unit.BYTES: types.BYTES,
+}
+_ORDERINGS = frozenset(["<", "<=", ">", ">="])
+_LOGIC = frozenset(["and", "or"])
+
+Variables = Mapping[str, Type]
+NO_VARIABLES: Variables = {}
+
+
+class Inference:
+    """Types of one strategy's expressions; `diagnostics` collects what does not fit.
+
+    Lets are inferred in the order they are asked for and remembered, so callers ask for those that
+    others need first (dependencies.py gives the order) to keep the recursion flat.
+    """
+
+    def __init__(self, symbols: Symbols) -> None:
+        self._symbols = symbols
+        self._lets: dict[str, Type] = {}
+        self._calls: dict[tuple[str, tuple[Type, ...]], Type] = {}
+        self._diagnostics: dict[tuple[str, Span], Diagnostic] = {}
+        self._methods: Mapping[type, Callable[[Any, Variables], Type]] = {
+            syntax.Number: lambda expr, _: _LITERALS[expr.unit],
+            syntax.Text: lambda *_: types.TEXT,
+            syntax.Boolean: lambda *_: BOOL,
+            syntax.WorkerAt: lambda expr, _: replace(WORKER, pools=frozenset([expr.pool])),
+            syntax.Name: self._name,
+            syntax.Call: self._call,
+            syntax.Fold: self._comprehension,
+            syntax.Filter: self._comprehension,
+            syntax.Unary: self._unary,
+            syntax.Binary: self._binary,
+            syntax.Conditional: self._conditional,
+            syntax.PromptRange: self._prompt,
+        }
+
+    @property
+    def diagnostics(self) -> list[Diagnostic]:
+        return list(self._diagnostics.values())
+
+    def give_up_on(self, name: str) -> None:
+        """Takes a let or def that depends on itself for one of unknown type."""
+        self._lets[name] = UNKNOWN
+
+    def type_of(self, expr: Expr, variables: Variables = NO_VARIABLES) -> Type:
+        return self._methods[type(expr)](expr, variables)
+
+    def let(self, let: syntax.Let) -> Type:
+        if let.name not in self._lets:
+            self._lets[let.name] = UNKNOWN  # while it is inferred
+            self._lets[let.name] = self.type_of(let.value)
+        return self._lets[let.name]
+
+    def definition(self, definition: syntax.Def) -> None:
+        """Checks a definition on its own: whatever its arguments are."""
+        unknown = dict.fromkeys(definition.parameters, UNKNOWN)
+        self.type_of(definition.value, unknown)
+
+    # --- what contexts demand ----------------------------------------------------------------
+
+    def expect(self, expr: Expr, wanted: Type, variables: Variables = NO_VARIABLES) -> Type:
+        """Reports an expression that is not of the wanted type; gives the type it has."""
+        found = self.type_of(expr, variables)
+        self.demand(expr, found, wanted)
+        return found
+
+    def demand(self, expr: Expr, found: Type, wanted: Type) -> None:
+        if types.unify(found, wanted) is not None:
+            return
+        if found.kind is wanted.kind:
+            hint = suffix_hint(expr, wanted)
+            self._report(wrong_unit(expr.span, str(wanted), str(found), hint))
+        else:
+            hint = choice_hint(found, wanted)
+            self._report(wrong_type(expr.span, str(wanted), str(found), hint))
+
+    def expect_number(self, expr: Expr, variables: Variables = NO_VARIABLES) -> Type:
+        found = self.type_of(expr, variables)
+        if not found.is_number and found != UNKNOWN:
+            self._report(wrong_type(expr.span, "a number", str(found)))
+            return UNKNOWN
+        return found
+
+    def expect_bound(self, expr: Expr, variables: Variables = NO_VARIABLES) -> None:
+        """A bound of a range: a count of tokens or a ratio of the prompt."""
+        found = self.expect_number(expr, variables)
+        if found != UNKNOWN and not found.untyped and found not in (COUNT, RATIO):
+            wanted = "a count of tokens or a ratio of the prompt"
+            self._report(wrong_unit(expr.span, wanted, str(found)))
+
+    def _report(self, diagnostic: Diagnostic) -> None:
+        self._diagnostics.setdefault((diagnostic.rule, diagnostic.span), diagnostic)
+
+    # --- names and calls ---------------------------------------------------------------------
+
+    def _name(self, expr: syntax.Name, variables: Variables) -> Type:
+        if expr.name in variables:
+            return variables[expr.name]
+        if expr.name in builtins.BARE:
+            return builtins.BARE[expr.name].result or UNKNOWN
+        declaration = self._symbols.names.get(expr.name)
+        if isinstance(declaration, syntax.Let):
+            return self.let(declaration)
+        if isinstance(declaration, syntax.Param):
+            return self.param(declaration)
+        if isinstance(declaration, syntax.Pool):
+            return replace(types.POOL, pools=frozenset([expr.name]))
+        if declaration is not None or expr.name in builtins.NAMES:
+            hint = f"call it: `{expr.name}(...)`"
+            self._report(wrong_type(expr.span, "a value", "the name of a function", hint))
+        return UNKNOWN
+
+    def param(self, param: syntax.Param) -> Type:
+        """Default and ends of the range are of one unit."""
+        default, low, high = (self.type_of(each) for each in (param.default, param.low, param.high))
+        ends = types.unify(low, high)
+        return (types.unify(default, ends) if ends else None) or default
+
+    def _call(self, expr: syntax.Call, variables: Variables) -> Type:
+        definition = self._symbols.names.get(expr.name)
+        if isinstance(definition, syntax.Def):
+            return self._call_definition(expr, definition, variables)
+        builtin = builtins.CALLS.get(expr.name)
+        if builtin is not None:
+            return self._call_builtin(expr, builtin, variables)
+        for arg in expr.args:
+            self.type_of(arg, variables)
+        if definition is not None or expr.name in variables or expr.name in builtins.NAMES:
+            hint = call_hint(expr.name)
+            self._report(wrong_type(expr.name_span, "a function", f"`{expr.name}`", hint))
+        return UNKNOWN
+
+    def _call_definition(
+        self, expr: syntax.Call, definition: syntax.Def, variables: Variables
+    ) -> Type:
+        arguments = tuple(self.type_of(arg, variables) for arg in expr.args)
+        if definition.name in self._lets or not self._fits(expr, len(definition.parameters)):
+            return UNKNOWN
+        key = definition.name, arguments
+        if key not in self._calls:
+            self._calls[key] = UNKNOWN  # while it is inferred
+            known = set(self._diagnostics)
+            named = dict(zip(definition.parameters, arguments, strict=True))
+            self._calls[key] = self.type_of(definition.value, named)
+            self._label_call(expr.span, [new for new in self._diagnostics if new not in known])
+        return self._calls[key]
+
+    def _label_call(self, span: Span, found: list[tuple[str, Span]]) -> None:
+        for key in found:
+            diagnostic = self._diagnostics[key]
+            labels = (*diagnostic.labels, Label(span, "called here"))
+            self._diagnostics[key] = replace(diagnostic, labels=labels)
+
+    def _fits(self, expr: syntax.Call, wanted: int, variadic: bool = False) -> bool:
+        given = len(expr.args)
+        if given == wanted or (variadic and given > wanted):
+            return True
+        count = "no argument" if wanted == 0 else f"{wanted} argument{'s' * (wanted > 1)}"
+        least = "at least " if variadic else ""
+        self._report(wrong_type(expr.span, f"{least}{count} for `{expr.name}`", f"{given}"))
+        return False
+
+    def _call_builtin(self, expr: syntax.Call, builtin: Builtin, variables: Variables) -> Type:
+        if not self._fits(expr, len(builtin.takes), builtin.variadic):
+            return builtin.result or UNKNOWN
+        if builtin.takes[0] is Role.NUMBER:
+            return self._same_units(expr.name, expr.args, variables)
+        pools: frozenset[str] = frozenset()
+        for arg, wanted in zip(expr.args, builtin.takes, strict=True):
+            pools |= self._argument(arg, wanted, variables).pools
+        assert builtin.result is not None, "only arithmetic takes its type from its arguments"
+        return replace(builtin.result, pools=pools) if builtin.result == WORKER else builtin.result
+
+    def _argument(self, arg: Expr, wanted: Type | Role, variables: Variables) -> Type:
+        if isinstance(wanted, Type):
+            return self.expect(arg, wanted, variables)
+        if wanted is Role.ROUTE and isinstance(arg, syntax.Name):
+            return UNKNOWN  # a name of the routes' own namespace
+        found = self.type_of(arg, variables)
+        if found != UNKNOWN and not plays(arg, found, wanted):
+            self._report(wrong_type(arg.span, wanted.value, str(found)))
+        return UNKNOWN
+
+    def _same_units(self, name: str, args: Sequence[Expr], variables: Variables) -> Type:
+        """The type that all arguments share."""
+        first, joined = args[0], self.expect_number(args[0], variables)
+        for arg in args[1:]:
+            found = self.expect_number(arg, variables)
+            unified = types.unify(joined, found)
+            if unified is None:
+                self._mismatch((first, joined), (arg, found), name)
+                return UNKNOWN
+            if joined.untyped and not unified.untyped:
+                first = arg
+            joined = unified
+        return joined
+
+    # --- comprehensions ----------------------------------------------------------------------
+
+    def _comprehension(self, expr: syntax.Fold | syntax.Filter, variables: Variables) -> Type:
+        pool = self.expect(expr.pool, types.POOL, variables)
+        worker = replace(WORKER, pools=pool.pools)
+        inner = {**variables, expr.variable: worker}
+        if expr.where is not None:
+            self.expect(expr.where, BOOL, inner)
+        if isinstance(expr, syntax.Filter):
+            return replace(types.POOL, pools=pool.pools)
+        builtin = builtins.FOLDS.get(expr.op)
+        if builtin is None:
+            self.type_of(expr.value, inner)
+            return UNKNOWN
+        value = self._fold_value(expr.value, builtin.takes[0], inner)
+        if builtin.result is None:
+            return value
+        return worker if builtin.result == WORKER else builtin.result
+
+    def _fold_value(self, expr: Expr, wanted: Type | Role, variables: Variables) -> Type:
+        if wanted is Role.NUMBER:
+            return self.expect_number(expr, variables)
+        self._argument(expr, wanted, variables)
+        return UNKNOWN
+
+    # --- operators ---------------------------------------------------------------------------
+
+    def _unary(self, expr: syntax.Unary, variables: Variables) -> Type:
+        if expr.op == "not":
+            self.expect(expr.operand, BOOL, variables)
+            return BOOL
+        return self.expect_number(expr.operand, variables)
+
+    def _binary(self, expr: syntax.Binary, variables: Variables) -> Type:
+        if expr.op in _LOGIC:
+            self.expect(expr.left, BOOL, variables)
+            self.expect(expr.right, BOOL, variables)
+            return BOOL
+        if expr.op in ("==", "!="):
+            self._equality(expr, variables)
+            return BOOL
+        left = self.expect_number(expr.left, variables)
+        right = self.expect_number(expr.right, variables)
+        if expr.op in ("*", "/"):
+            if UNKNOWN in (left, right):
+                return UNKNOWN
+            return types.multiply(left, right) if expr.op == "*" else types.divide(left, right)
+        joined = types.unify(left, right)
+        if joined is None:
+            self._mismatch((expr.left, left), (expr.right, right), expr.op)
+        return BOOL if expr.op in _ORDERINGS else joined or UNKNOWN
+
+    def _equality(self, expr: syntax.Binary, variables: Variables) -> None:
+        left, right = self.type_of(expr.left, variables), self.type_of(expr.right, variables)
+        if types.unify(left, right) is not None:
+            return
+        if left.is_number and right.is_number:
+            self._mismatch((expr.left, left), (expr.right, right), expr.op)
+        else:
+            self._report(wrong_type(expr.right.span, str(left), str(right)))
+
+    def _conditional(self, expr: syntax.Conditional, variables: Variables) -> Type:
+        self.expect(expr.condition, BOOL, variables)
+        then = self.type_of(expr.then, variables)
+        otherwise = self.type_of(expr.otherwise, variables)
+        joined = types.unify(then, otherwise)
+        if joined is not None:
+            return joined
+        if then.is_number and otherwise.is_number:
+            self._mismatch((expr.then, then), (expr.otherwise, otherwise), "if")
+        else:
+            self._report(wrong_type(expr.otherwise.span, str(then), str(otherwise)))
+        return UNKNOWN
+
+    def _prompt(self, expr: syntax.PromptRange, variables: Variables) -> Type:
+        for bound in (expr.begin, expr.end):
+            if bound is not None:
+                self.expect_bound(bound, variables)
+        return types.PROMPT
+
+    def _mismatch(self, left: tuple[Expr, Type], right: tuple[Expr, Type], relation: str) -> None:
+        hint = suffix_hint(left[0], right[1]) or suffix_hint(right[0], left[1])
+        sides = (left[0].span, str(left[1])), (right[0].span, str(right[1]))
+        if left[1].untyped and not right[1].untyped and relation != "-":
+            sides = sides[1], sides[0]  # point at the bare number
+        self._report(unit_mismatch(*sides, relation, hint))

@@ -1,0 +1,161 @@
+"""Whether what an expression uses is known where it stands.
+
+Constants take literals with `+ - * /`; `adapt` also params and what is the same for all requests;
+`let`, guards and steps everything but workers by position; choices that leave traces stand alone.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from mserve.dsl import builtins, syntax
+from mserve.dsl.builtins import Builtin, Stage
+from mserve.dsl.dependencies import Order
+from mserve.dsl.diagnostics import Diagnostic
+from mserve.dsl.references import inside
+from mserve.dsl.rules.units import not_available_here
+from mserve.dsl.symbols import Symbols
+from mserve.dsl.syntax import Expr
+from mserve.dsl.traversal import parts, step_expressions
+
+
+def check_stages(strategy: syntax.Strategy, symbols: Symbols, order: Order) -> Iterator[Diagnostic]:
+    stages = _Stages(symbols, _request_bound(symbols, order))
+    for param in strategy.params:
+        for expr in (param.default, param.low, param.high):
+            yield from stages.check_constant(expr)
+    for let in strategy.lets:
+        yield from stages.check_decision(let.value, whole=True)
+    for definition in strategy.defs:
+        yield from stages.check_decision(definition.value)
+    for route in strategy.routes:
+        if route.guard is not None:
+            yield from stages.check_decision(route.guard)
+        for step in route.steps:
+            for expr in step_expressions(step):
+                yield from stages.check_decision(expr, whole=expr is step.worker)
+    for adapt in strategy.adapts:
+        yield from stages.check_constant(adapt.every)
+        for update in adapt.updates:
+            assert not isinstance(update.value, syntax.SettingCall), "the grammar says `= EXPR`"
+            yield from stages.check_adapt(update.value)
+    for test in strategy.tests:
+        for expectation in test.expectations:
+            for expr in _expected(expectation):
+                yield from stages.check_choices(expr)
+
+
+def _expected(
+    expectation: "syntax.ExpectRoute | syntax.ExpectValue | syntax.ExpectSends",
+) -> Iterator[Expr]:
+    match expectation:
+        case syntax.ExpectValue():
+            yield from (expectation.target, expectation.value)
+        case syntax.ExpectSends():
+            yield from (*parts(expectation.range), expectation.source, expectation.target)
+        case _:
+            return
+
+
+def builtin_of(expr: Expr) -> Builtin | None:
+    match expr:
+        case syntax.Name():
+            return builtins.BARE.get(expr.name)
+        case syntax.Call():
+            return builtins.CALLS.get(expr.name)
+        case syntax.Fold():
+            return builtins.FOLDS.get(expr.op)
+        case _:
+            return None
+
+
+def _request_bound(symbols: Symbols, order: Order) -> dict[str, str]:
+    """Definitions that look at the request, each with what they use of it."""
+    bound: dict[str, str] = {}
+    for reference in order.order:
+        declaration = None if reference.route else symbols.names[reference.name]
+        if not isinstance(declaration, syntax.Def):
+            continue
+        for part in inside(declaration.value):
+            used = _use_of_request(part, symbols, bound)
+            if used:
+                bound[declaration.name] = used
+                break
+    return bound
+
+
+def _use_of_request(part: Expr, symbols: Symbols, bound: dict[str, str]) -> str | None:
+    """What of one request a part (without those inside it) depends on, as the author wrote it."""
+    builtin = builtin_of(part)
+    if builtin is not None and builtin.stage in (Stage.REQUEST, Stage.DISPATCH):
+        return f"`{builtin.name}`"
+    if isinstance(part, syntax.PromptRange):
+        return "the prompt"
+    if isinstance(part, syntax.Name) and isinstance(symbols.names.get(part.name), syntax.Let):
+        return f"the binding `{part.name}`"
+    if isinstance(part, syntax.Call) and part.name in bound:
+        return f"`{part.name}`"
+    return None
+
+
+@dataclass(frozen=True)
+class _Stages:
+    symbols: Symbols
+    request_bound: dict[str, str] = field(default_factory=dict)
+
+    def check_constant(self, expr: Expr) -> Iterator[Diagnostic]:
+        """Reports the outermost parts that are no literals and no arithmetic on them."""
+        match expr:
+            case syntax.Number() | syntax.Text() | syntax.Boolean():
+                return
+            case syntax.Unary(op="-"):
+                yield from self.check_constant(expr.operand)
+            case syntax.Binary(op="+" | "-" | "*" | "/"):
+                yield from self.check_constant(expr.left)
+                yield from self.check_constant(expr.right)
+            case syntax.Name() if expr.name not in builtins.NAMES | self.symbols.names.keys():
+                return  # reported as unknown
+            case _:
+                what = f"`{expr.name}`" if isinstance(expr, (syntax.Name, syntax.Call)) else "this"
+                yield not_available_here(
+                    expr.span, what, "only a constant can stand here: literals with `+ - * /`"
+                )
+
+    def check_adapt(self, expr: Expr) -> Iterator[Diagnostic]:
+        for part in inside(expr):
+            used = _use_of_request(part, self.symbols, self.request_bound)
+            if used is None:
+                continue
+            through = ""
+            if isinstance(part, syntax.Call) and part.name in self.request_bound:
+                through = f" through {self.request_bound[part.name]}"
+            yield not_available_here(
+                part.span, used, f"depends on one request{through}; `adapt` runs between requests"
+            )
+        yield from self._check_positions(expr)
+
+    def check_decision(self, expr: Expr, whole: bool = False) -> Iterator[Diagnostic]:
+        """`whole`: a choice that leaves traces may be all of the expression."""
+        yield from self._check_positions(expr)
+        yield from self.check_choices(expr, whole)
+
+    def check_choices(self, expr: Expr, whole: bool = False) -> Iterator[Diagnostic]:
+        for part in inside(expr):
+            builtin = builtin_of(part)
+            if builtin is None or builtin.stage is not Stage.DISPATCH or (whole and part is expr):
+                continue
+            yield not_available_here(
+                part.span,
+                f"`{builtin.name}`",
+                "leaves traces, so it stands as a whole `let` or right after `on`, `from` or `to`",
+                help="give it a name: `let w = ...`",
+            )
+
+    def _check_positions(self, expr: Expr) -> Iterator[Diagnostic]:
+        for part in inside(expr):
+            if isinstance(part, syntax.WorkerAt):
+                yield not_available_here(
+                    part.span,
+                    f"`{part.pool}[{part.index}]`",
+                    "positions are for tests",
+                    help=f"choose a worker: `argmin(load(w) for w in {part.pool})`",
+                )
