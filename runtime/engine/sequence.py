@@ -7,16 +7,22 @@ Position ranges of a sequence, n = num_prompt:
     receives[i] = [begin, end)  written by a sender; the frontier jumps over it once it has arrived
     everything else below compute_end is computed here, in chunks
     num_computed                the frontier: KV of [0, num_computed) is in `pages`, every layer
+    pages[:num_shared]          are blocks of the prefix cache, read-only; the others are its own
 
 What is not received is computed, whatever the plan hoped the cache would have. Owned and changed by
 the engine only; the runner and the transfers read it.
 """
 
+from __future__ import annotations
+
 from array import array
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
 
 from mserve.runtime.messages import Sampling
+
+FinishReason = Literal["stop", "length"]
 
 
 class SequenceState(StrEnum):
@@ -43,6 +49,7 @@ class Send:
     step: str
     begin: int
     end: int
+    computed: bool = False  # all of its KV is here, and that was reported
     done: bool = False
 
 
@@ -57,23 +64,139 @@ class Sequence:
     generate_step: str | None = None
     sampling: Sampling | None = None
     compute_end: int = 0  # prompt positions this worker must hold; num_prompt if it generates
-    receives: list[Receive] = field(default_factory=list)
+    receives: list[Receive] = field(default_factory=list)  # disjoint, by position
     sends: list[Send] = field(default_factory=list)
     commit: bool = False  # what is held at the end is kept as cache (replicate)
 
     state: SequenceState = SequenceState.WAITING
     arrival_s: float = 0.0
+    order: int = 0  # of arrival at this engine: smaller is older
     pages: array[int] = field(default_factory=lambda: array("i"))
+    block_keys: list[int] = field(default_factory=list)  # of the whole blocks of `tokens` so far
+    num_shared: int = 0  # in pages
     num_matched: int = 0
     num_computed: int = 0
     num_received: int = 0  # tokens whose KV came from another worker
-    num_prefilled: int = 0  # tokens of the prompt computed here
+    num_prefilled: int = 0  # tokens of the prompt computed here, again after a preemption
+    started: bool = False  # reserved at least once, and that was reported
+    stopping: bool = False  # its text is complete: the next token ends it
+    generated: bool = False  # its generation has ended; only transfers keep it
 
     @property
     def num_output(self) -> int:
         return len(self.tokens) - self.num_prompt
 
     @property
+    def started_steps(self) -> list[str]:
+        """The steps that begin when it has pages; a prep_recv begins when its sender is there."""
+        steps = [send.step for send in self.sends]
+        return steps if self.generate_step is None else [*steps, self.generate_step]
+
+    @property
+    def cached_tokens(self) -> int:
+        """Prompt tokens not computed here: matched or received, less what a preemption cost."""
+        return max(0, self.num_prompt - self.num_prefilled)
+
+    @property
+    def is_generating(self) -> bool:
+        return self.generate_step is not None and not self.generated
+
+    @property
     def is_decoding(self) -> bool:
         """Only the last token's KV is missing: the next step is a decode step."""
-        return self.num_output > 0 and self.num_computed == len(self.tokens) - 1
+        return (
+            self.num_computed == len(self.tokens) - 1 and self.num_output > 0 and self.is_generating
+        )
+
+    @property
+    def may_generate(self) -> bool:
+        """It generates, or holds what it receives for a `start_generate` still to come."""
+        if self.generate_step is not None:
+            return True
+        return bool(self.receives) and not self.sends and not self.commit
+
+    @property
+    def is_eligible(self) -> bool:
+        """Pages may be reserved: nothing is received, or a sender is there to fill them."""
+        return not self.receives or any(receive.opened for receive in self.receives)
+
+    @property
+    def is_preemptible(self) -> bool:
+        """Nobody else reads or writes its pages."""
+        return all(r.arrived for r in self.receives) and all(s.done for s in self.sends)
+
+    @property
+    def is_complete(self) -> bool:
+        """Nothing is left to do, and nothing more is expected under its key."""
+        transfers_done = all(s.done for s in self.sends) and all(r.arrived for r in self.receives)
+        if self.is_generating or not transfers_done:
+            return False
+        return self.generated or (self.num_computed >= self.compute_end and not self.may_generate)
+
+    @property
+    def compute_stop(self) -> int:
+        """Where computing must halt for now: before the next receive, else at its target."""
+        for receive in self.receives:
+            if self.num_computed < self._receivable(receive):
+                return max(self.num_computed, receive.begin)
+        return len(self.tokens) if self.is_generating else self.compute_end
+
+    @property
+    def backlog(self) -> int:
+        """Positions before the first new token, or the end, that are to be computed here."""
+        if self.is_decoding:
+            return 0
+        end = len(self.tokens) if self.is_generating else self.compute_end
+        received = sum(
+            max(0, self._receivable(r) - max(r.begin, self.num_computed)) for r in self.receives
+        )
+        return max(0, end - self.num_computed - received)
+
+    def num_reused(self, begin: int, end: int) -> int:
+        """How many of [begin, end) were matched or received."""
+        matched = max(0, min(end, self.num_matched) - begin)
+        begin = max(begin, self.num_matched)
+        received = sum(
+            max(0, min(end, r.end) - max(begin, r.begin)) for r in self.receives if r.arrived
+        )
+        return matched + received
+
+    def advance(self) -> None:
+        """Moves the frontier over ranges that have arrived, up to the next gap.
+
+        The last token of a generating sequence always runs, for its logits, also where its KV is
+        there already.
+        """
+        for receive in self.receives:
+            end = self._receivable(receive)
+            if receive.arrived and receive.begin <= self.num_computed < end:
+                self.num_received += end - self.num_computed
+                self.num_computed = end
+        if self.is_generating:
+            self.num_computed = min(self.num_computed, len(self.tokens) - 1)
+
+    def _receivable(self, receive: Receive) -> int:
+        return min(receive.end, self.num_prompt - 1) if self.is_generating else receive.end
+
+    def finish_reason(
+        self, eos_token_ids: frozenset[int], max_model_len: int
+    ) -> FinishReason | None:
+        """Whether the newest token ends the answer. Stop strings are seen outside (`stopping`)."""
+        sampling, token = self.sampling, self.tokens[-1]
+        assert sampling is not None, f"{self.key} generates without sampling"
+        if self.stopping:
+            return "stop"
+        num_output = len(self.tokens) - self.num_prompt
+        if num_output > sampling.min_tokens:
+            is_eos = token in eos_token_ids and not sampling.ignore_eos
+            if is_eos or token in sampling.stop_token_ids:
+                return "stop"
+        is_full = num_output >= sampling.max_tokens or len(self.tokens) >= max_model_len
+        return "length" if is_full else None
+
+    def restart(self) -> None:
+        """Back to waiting without pages; what was generated is now to be computed like a prompt."""
+        assert self.is_preemptible, f"{self.key} is read or written by a transfer: it must stay"
+        self.state = SequenceState.WAITING
+        self.receives = []
+        self.num_matched = self.num_computed = 0

@@ -1,0 +1,41 @@
+"""The engine's limits: sizes of its KV cache and of its batches. Plain values, checked once.
+
+Knows nothing of devices or models; whoever loads the model derives `num_pages` from its memory.
+"""
+
+from dataclasses import dataclass
+
+from mserve.runtime.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Counts are tokens unless named otherwise. A page is a block: `page_size` is `block_tokens`."""
+
+    num_pages: int
+    page_size: int = 16
+    max_model_len: int = 4096  # prompt and output together
+    max_batch_tokens: int = 2048  # per step, a decode counts 1
+    chunk_tokens: int = 512  # of one sequence's prompt, per step
+    max_running: int = 64  # sequences in one batch
+    decode_headroom: int = 16  # reserved beyond the prompt at admission
+    eos_token_ids: frozenset[int] = frozenset()
+    vocab_size: int | None = None  # None: token ids are not checked
+    max_repeat: int = 1  # steps that one batch may stand for; the simulator raises it
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for a limit that is not positive."""
+        for name in ("num_pages", "page_size", "max_model_len", "max_batch_tokens"):
+            self._check_positive(name)
+        for name in ("chunk_tokens", "max_running", "max_repeat"):
+            self._check_positive(name)
+
+    def _check_positive(self, name: str) -> None:
+        value: int = getattr(self, name)
+        if value < 1:
+            raise ConfigError(f"{name} must be at least 1, not {value}.")
+
+    @property
+    def capacity(self) -> int:
+        """Positions that fit in all pages together."""
+        return self.num_pages * self.page_size

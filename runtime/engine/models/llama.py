@@ -1,0 +1,170 @@
+"""The Llama family: RMSNorm, rotary positions, grouped-query attention, SwiGLU. Inference only.
+
+Llama and Mistral as they are; Qwen2 adds a bias to q, k and v, Qwen3 a norm of each head's q and k.
+The model knows neither pages nor batches: rows are tokens, and attention is a function it is given.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import pi
+
+import torch
+from torch.nn import functional
+
+from mserve.runtime.engine.model_config import Llama3Scaling, ModelConfig
+from mserve.runtime.engine.models.linear import Linear
+from mserve.runtime.engine.weights import Checkpoint
+
+Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""(layer, q [rows, heads, head_dim], k and v [rows, kv_heads, head_dim]) -> shaped like q"""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWeights:
+    """One decoder layer. Projections that read the same input are fused: one larger product."""
+
+    input_norm: torch.Tensor  # [hidden]
+    qkv: Linear  # hidden -> (heads + 2 * kv_heads) * head_dim
+    q_norm: torch.Tensor | None  # [head_dim]
+    k_norm: torch.Tensor | None  # [head_dim]
+    output: Linear  # heads * head_dim -> hidden
+    post_norm: torch.Tensor  # [hidden]
+    gate_up: Linear  # hidden -> 2 * intermediate
+    down: Linear  # intermediate -> hidden
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaWeights:
+    embedding: torch.Tensor  # [vocab, hidden]
+    layers: list[LayerWeights]
+    norm: torch.Tensor  # [hidden]
+    head: Linear  # hidden -> vocab; the embedding itself where they are tied
+
+    @classmethod
+    def load(cls, config: ModelConfig, checkpoint: Checkpoint) -> "LlamaWeights":
+        """Raises ConfigError naming the first tensor that is missing or misshapen."""
+        embedding_shape = (config.vocab_size, config.hidden_size)
+        embedding = checkpoint.tensor("model.embed_tokens.weight", *embedding_shape)
+        head = embedding
+        if not config.tie_embeddings:
+            head = checkpoint.tensor("lm_head.weight", *embedding_shape)
+        return cls(
+            embedding=embedding,
+            layers=[_load_layer(config, checkpoint, i) for i in range(config.num_layers)],
+            norm=checkpoint.tensor("model.norm.weight", config.hidden_size),
+            head=Linear(head),
+        )
+
+
+class Llama:
+    """The computation of one step, given weights and a way to attend."""
+
+    def __init__(self, config: ModelConfig, weights: LlamaWeights) -> None:
+        self.config = config
+        self._weights = weights
+        # Rotation tables [positions, 1, head_dim], broadcast over heads. The sine carries the sign
+        # of rotate_half, so that a rotation is x * cos + (x with its halves swapped) * sin.
+        cos, sin = rotary_tables(config)
+        self._cos = cos[:, None].to(weights.embedding)
+        self._sin = sin[:, None].to(weights.embedding)
+
+    def forward(
+        self, token_ids: torch.Tensor, positions: torch.Tensor, attend: Attend
+    ) -> torch.Tensor:
+        """token_ids, positions [rows] -> hidden states [rows, hidden], before the final norm.
+
+        `attend` is called once per layer, in order; it must also store k and v.
+        """
+        cos, sin = self._cos[positions], self._sin[positions]  # [rows, 1, head_dim]
+        hidden = functional.embedding(token_ids, self._weights.embedding)  # [rows, hidden]
+        for index, layer in enumerate(self._weights.layers):
+            q, k, v = self._qkv(layer, self._norm(hidden, layer.input_norm), cos, sin)
+            attended = attend(index, q, k, v)  # [rows, heads, head_dim]
+            hidden = hidden + layer.output(attended.flatten(1))
+            hidden = hidden + _mlp(layer, self._norm(hidden, layer.post_norm))
+        return hidden
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """hidden [rows, hidden] of the rows that matter -> [rows, vocab]."""
+        return self._weights.head(self._norm(hidden, self._weights.norm))
+
+    def _qkv(
+        self, layer: LayerWeights, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """x [rows, hidden] -> q [rows, heads, head_dim], k and v [rows, kv_heads, head_dim]."""
+        heads, kv_heads = self.config.num_heads, self.config.num_kv_heads
+        qkv = layer.qkv(x).view(len(x), heads + 2 * kv_heads, self.config.head_dim)
+        qk, v = qkv[:, : heads + kv_heads], qkv[:, heads + kv_heads :]
+        if layer.q_norm is not None and layer.k_norm is not None:
+            q, k = qk[:, :heads], qk[:, heads:]
+            qk = torch.cat((self._norm(q, layer.q_norm), self._norm(k, layer.k_norm)), dim=1)
+        qk = _rotate(qk, cos, sin)
+        return qk[:, :heads], qk[:, heads:], v
+
+    def _norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return functional.rms_norm(x, weight.shape, weight, self.config.norm_epsilon)
+
+
+def rotary_tables(config: ModelConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    """cos and signed sin, [max_positions, head_dim] in float32 (Su et al., arXiv 2104.09864).
+
+    Halves are rotated against each other as in Hugging Face's layout of q and k, not neighbours.
+    """
+    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+    frequencies = 1.0 / config.rope_theta**exponents  # [head_dim / 2]
+    if config.rope_scaling is not None:
+        frequencies = _scale_llama3(frequencies, config.rope_scaling)
+    angles = torch.outer(torch.arange(config.max_positions, dtype=torch.float32), frequencies)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), dim=1), torch.cat((-sin, sin), dim=1)
+
+
+def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """x [rows, heads, head_dim]; cos and signed sin [rows, 1, head_dim]."""
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+
+
+def _mlp(layer: LayerWeights, x: torch.Tensor) -> torch.Tensor:
+    """SwiGLU (Shazeer, arXiv 2002.05202): x [rows, hidden] -> [rows, hidden]."""
+    gate, up = layer.gate_up(x).chunk(2, dim=-1)  # [rows, intermediate] each
+    return layer.down(functional.silu(gate) * up)
+
+
+def _scale_llama3(frequencies: torch.Tensor, scaling: Llama3Scaling) -> torch.Tensor:
+    """Llama 3.1 (arXiv 2407.21783, 3.4.2): long waves are stretched, short ones kept.
+
+    `share` is how much of a frequency is kept: 0 for waves longer than the original context over
+    `low_freq_factor`, 1 for those shorter than it over `high_freq_factor`, linear between.
+    """
+    turns = frequencies * scaling.original_max_positions / (2 * pi)  # in the original context
+    share = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    share = share.clamp(0, 1)
+    return frequencies * share + frequencies / scaling.factor * (1 - share)
+
+
+def _load_layer(config: ModelConfig, checkpoint: Checkpoint, index: int) -> LayerWeights:
+    hidden, intermediate, head_dim = config.hidden_size, config.intermediate_size, config.head_dim
+    q_size, kv_size = config.num_heads * head_dim, config.num_kv_heads * head_dim
+
+    def load(name: str, *shape: int) -> torch.Tensor:
+        return checkpoint.tensor(f"model.layers.{index}.{name}", *shape)
+
+    def load_qkv(kind: str, *shape: int) -> torch.Tensor:
+        sizes = {"q": q_size, "k": kv_size, "v": kv_size}
+        parts = [load(f"self_attn.{n}_proj.{kind}", size, *shape) for n, size in sizes.items()]
+        return torch.cat(parts)
+
+    return LayerWeights(
+        input_norm=load("input_layernorm.weight", hidden),
+        qkv=Linear(load_qkv("weight", hidden), load_qkv("bias") if config.qkv_bias else None),
+        q_norm=load("self_attn.q_norm.weight", head_dim) if config.qk_norm else None,
+        k_norm=load("self_attn.k_norm.weight", head_dim) if config.qk_norm else None,
+        output=Linear(load("self_attn.o_proj.weight", hidden, q_size)),
+        post_norm=load("post_attention_layernorm.weight", hidden),
+        gate_up=Linear(
+            torch.cat(
+                [load(f"mlp.{name}_proj.weight", intermediate, hidden) for name in ("gate", "up")]
+            )
+        ),
+        down=Linear(load("mlp.down_proj.weight", hidden, intermediate)),
+    )

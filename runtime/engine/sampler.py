@@ -1,0 +1,101 @@
+"""Logits to tokens: greedy, temperature, top-k, top-p, seeds and the ban on early ends.
+
+A draw depends on the row's logits, the request's seed and the token's position, and on nothing else
+in the batch. Knows nothing of text.
+"""
+
+import struct
+from collections.abc import Sequence as Items
+
+import numpy as np
+import torch
+from xxhash import xxh3_64_intdigest
+
+from mserve.runtime.engine.sequence import Sequence
+from mserve.runtime.messages import Sampling
+
+
+class Sampler:
+    """Chooses the next token of each row. `generator` serves the requests without a seed."""
+
+    def __init__(self, eos_ids: Items[int], generator: np.random.Generator) -> None:
+        self._eos_ids = tuple(eos_ids)
+        self._generator = generator
+
+    def sample(self, logits: torch.Tensor, sequences: Items[Sequence]) -> list[int]:
+        """logits [rows, vocab], which this may overwrite -> one token per row."""
+        samplings = [sampling_of(sequence) for sequence in sequences]
+        for row, (sequence, sampling) in enumerate(zip(sequences, samplings, strict=True)):
+            if sequence.num_output < sampling.min_tokens:
+                logits[row, self._ends(sampling)] = -torch.inf
+        tokens: list[int] = logits.argmax(dim=-1).tolist()
+        drawn = [row for row, sampling in enumerate(samplings) if sampling.temperature > 0]
+        if drawn:
+            draws = self._draw(logits[drawn], [sequences[row] for row in drawn])
+            for row, token in zip(drawn, draws, strict=True):
+                tokens[row] = token
+        return tokens
+
+    def _ends(self, sampling: Sampling) -> list[int]:
+        eos_ids = () if sampling.ignore_eos else self._eos_ids
+        return [*eos_ids, *sampling.stop_token_ids]
+
+    def _draw(self, logits: torch.Tensor, sequences: Items[Sequence]) -> list[int]:
+        """Inverse-CDF sampling. Candidates keep the vocabulary's order: sorted by probability, two
+        near equals could change places with a rounding error and a fixed draw would hit the other.
+        """
+        samplings = [sampling_of(sequence) for sequence in sequences]
+        temperatures = _column([sampling.temperature for sampling in samplings], logits)
+        probabilities = truncated((logits.double() / temperatures).softmax(dim=-1), samplings)
+        cumulative = probabilities.cumsum(dim=-1)
+        uniform = [self._uniform(sequence) for sequence in sequences]
+        # The total stands in for 1, so nothing is renormalised; the draw is below it, hence on a
+        # token of positive probability.
+        draws = _column(uniform, logits) * cumulative[:, -1:]
+        tokens: list[int] = torch.searchsorted(cumulative, draws, right=True).view(-1).tolist()
+        return tokens
+
+    def _uniform(self, sequence: Sequence) -> float:
+        """In [0, 1). The position is the token's in the whole sequence, so that a request that is
+        moved or resumed with what it has generated goes on with the same draws."""
+        seed = sampling_of(sequence).seed
+        if seed is None:
+            return float(self._generator.random())
+        return seeded_uniform(seed, len(sequence.tokens))
+
+
+def sampling_of(sequence: Sequence) -> Sampling:
+    assert sequence.sampling is not None, f"{sequence.key} is sampled but generates nothing"
+    return sequence.sampling
+
+
+def seeded_uniform(seed: int, position: int) -> float:
+    """A number in [0, 1) with 53 random bits: a hash as a counter-based generator."""
+    counter = struct.pack("<QQ", seed & (1 << 64) - 1, position)
+    return (xxh3_64_intdigest(counter) >> 11) / (1 << 53)
+
+
+def truncated(probabilities: torch.Tensor, samplings: Items[Sampling]) -> torch.Tensor:
+    """probabilities [rows, vocab] with those outside each row's top-k and top-p set to 0.
+
+    Top-p keeps the fewest of the top-k whose share of the top-k's probability reaches p (Holtzman
+    et al., arXiv 1904.09751); the first is always kept.
+    """
+    rows = [row for row, sampling in enumerate(samplings) if sampling.top_k or sampling.top_p < 1]
+    if not rows:
+        return probabilities
+    vocab = probabilities.shape[-1]
+    limits = _column([samplings[row].top_k or vocab for row in rows], probabilities)
+    shares = _column([samplings[row].top_p for row in rows], probabilities)
+    ordered, order = probabilities[rows].sort(dim=-1, descending=True, stable=True)
+    ranks = torch.arange(vocab, device=probabilities.device)
+    ordered = ordered.masked_fill(ranks >= limits, 0.0)
+    before = ordered.cumsum(dim=-1) - ordered
+    ordered = ordered.masked_fill(before >= shares * ordered.sum(dim=-1, keepdim=True), 0.0)
+    kept = torch.zeros_like(ordered).scatter_(-1, order, ordered)
+    return probabilities.index_copy(0, torch.tensor(rows, device=kept.device), kept)
+
+
+def _column(values: list[float] | list[int], like: torch.Tensor) -> torch.Tensor:
+    """[rows, 1] in float64 on the device of `like`."""
+    return torch.tensor(values, dtype=torch.float64, device=like.device)[:, None]

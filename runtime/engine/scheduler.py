@@ -1,0 +1,183 @@
+"""Who gets pages and who is in the next batch: continuous batching with chunked prefill under a
+token budget, decodes first (Sarathi-Serve, arXiv 2403.02310, section 4), first come first served.
+
+Owns the queues. A sequence is admitted with the pages of its whole prompt or not at all, so that
+memory held waits only for compute or the network, never for memory. When a decode finds no page,
+the youngest running sequence is preempted: it waits again and recomputes what the prefix cache has
+lost by then. Knows neither events nor what a step's result means.
+"""
+
+from bisect import bisect_left, insort
+
+from mserve.runtime.engine.batching import Batch, Chunk
+from mserve.runtime.engine.config import EngineConfig
+from mserve.runtime.engine.kv_cache import KvCache
+from mserve.runtime.engine.sequence import Sequence, SequenceState
+
+
+class Scheduler:
+    """Every sequence is in at most one queue; those waiting for the network are in none.
+
+    waiting    eligible for admission, by age; receivers apart: they need pages, not the budget
+    prefilling have prompt positions to compute now
+    decoding   have one token to compute
+    """
+
+    def __init__(self, config: EngineConfig, cache: KvCache) -> None:
+        self._config = config
+        self._cache = cache
+        self._waiting: list[Sequence] = []
+        self._waiting_to_receive: list[Sequence] = []
+        self._prefilling: dict[Sequence, None] = {}
+        self._decoding: dict[Sequence, None] = {}
+        self._refused: tuple[Sequence, int] | None = None  # found no room at this cache version
+
+    def place(self, sequence: Sequence) -> None:
+        """Puts a sequence into the queue where what it is now belongs."""
+        self.remove(sequence)
+        if sequence.state is SequenceState.WAITING:
+            if sequence.is_eligible:
+                insort(self._queue_of(sequence), sequence, key=_age)
+        elif sequence.is_decoding:
+            self._decoding[sequence] = None
+        elif sequence.num_computed < sequence.compute_stop:
+            self._prefilling[sequence] = None
+
+    def remove(self, sequence: Sequence) -> None:
+        self._decoding.pop(sequence, None)
+        self._prefilling.pop(sequence, None)
+        for queue in (self._waiting, self._waiting_to_receive):
+            index = bisect_left(queue, sequence.order, key=_age)
+            if index < len(queue) and queue[index] is sequence:
+                del queue[index]
+
+    def make_room(self) -> list[Sequence]:
+        """Sees that running sequences have the pages of their next positions, preempting where
+        there are none. Returns those that all pages together could not hold."""
+        page_size = self._cache.page_size
+        short = [s for s in self._decoding if s.num_computed >= len(s.pages) * page_size]
+        short += [s for s in self._prefilling if self._next_end(s) > len(s.pages) * page_size]
+        unfit = [s for s in short if self._next_end(s) > self._config.capacity]
+        for sequence in short:
+            if sequence not in unfit and sequence.state is SequenceState.RUNNING:
+                self._find_pages(sequence, self._next_end(sequence))
+        return unfit
+
+    def admit(self) -> list[Sequence]:
+        """Reserves pages for waiting sequences, oldest first, while budget and memory last.
+
+        The first that finds no room is waited for: nobody younger overtakes it.
+        """
+        admitted: list[Sequence] = []
+        budget = self._config.max_batch_tokens - len(self._decoding)
+        budget -= sum(self._next_end(s) - s.num_computed for s in self._prefilling)
+        slots = self._config.max_running - len(self._decoding) - len(self._prefilling)
+        while (queue := self._next_queue(budget > 0 and slots > 0)) is not None:
+            sequence = queue[0]
+            if self._refused == (sequence, self._cache.version):
+                break
+            if not self._cache.reserve(sequence, self._reserved_end(sequence)):
+                self._refused = (sequence, self._cache.version)
+                break
+            del queue[0]
+            sequence.state = SequenceState.RUNNING
+            sequence.num_computed = sequence.num_matched
+            admitted.append(sequence)
+            num_tokens = self._next_end(sequence) - sequence.num_computed
+            budget -= num_tokens
+            slots -= num_tokens > 0
+        return admitted
+
+    def form(self) -> Batch | None:
+        """The next batch: decodes, then chunks of the oldest prefills in what budget is left."""
+        page_size, limit = self._cache.page_size, self._config.max_running
+        decode = [s for s in self._decoding if s.num_computed < len(s.pages) * page_size]
+        del decode[min(limit, self._config.max_batch_tokens) :]
+        prefill = self._chunks(self._config.max_batch_tokens - len(decode), limit - len(decode))
+        if not prefill and not decode:
+            return None
+        repeat = 1 if prefill or len(decode) < len(self._decoding) else self._repeat(decode)
+        return Batch(prefill=tuple(prefill), decode=tuple(decode), repeat=repeat)
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting) + len(self._waiting_to_receive)
+
+    def _queue_of(self, sequence: Sequence) -> list[Sequence]:
+        return self._waiting_to_receive if sequence.receives else self._waiting
+
+    def _next_queue(self, can_compute: bool) -> list[Sequence] | None:
+        """The queue whose head is next: the older head, of receivers alone without budget."""
+        receivers, others = self._waiting_to_receive, self._waiting if can_compute else []
+        if receivers and others:
+            return receivers if receivers[0].order < others[0].order else others
+        return receivers or others or None
+
+    def _next_end(self, sequence: Sequence) -> int:
+        """Where the sequence's positions of the next step end, if it gets its whole chunk."""
+        if sequence.is_decoding:
+            return sequence.num_computed + 1
+        return min(sequence.num_computed + self._config.chunk_tokens, sequence.compute_stop)
+
+    def _reserved_end(self, sequence: Sequence) -> int:
+        if not sequence.may_generate:
+            return sequence.compute_end
+        end = len(sequence.tokens) + self._config.decode_headroom
+        if sequence.sampling is not None:
+            end = min(end, sequence.num_prompt + sequence.sampling.max_tokens)
+        return min(end, self._config.max_model_len, self._config.capacity)
+
+    def _find_pages(self, sequence: Sequence, end: int) -> None:
+        """Grows the table, preempting the youngest until it fits. Without a page in the end the
+        sequence is in no batch: preempted itself, or held by a transfer and waiting for it."""
+        while not self._cache.grow(sequence, end):
+            running = (*self._decoding, *self._prefilling)
+            victim = max((s for s in running if s.is_preemptible), key=_age, default=None)
+            if victim is None:
+                return
+            self._preempt(victim)
+            if victim is sequence:
+                return
+
+    def _preempt(self, victim: Sequence) -> None:
+        self._cache.publish(victim, victim.num_computed)
+        self._cache.release(victim)
+        victim.restart()
+        self.place(victim)
+
+    def _chunks(self, budget: int, slots: int) -> list[Chunk]:
+        chunks: list[Chunk] = []
+        for sequence in sorted(self._prefilling, key=_age)[: max(0, slots)]:
+            held = len(sequence.pages) * self._cache.page_size
+            end = min(self._next_end(sequence), sequence.num_computed + budget, held)
+            if end > sequence.num_computed:
+                sample = sequence.is_generating and end == len(sequence.tokens)
+                chunks.append(Chunk(sequence, sequence.num_computed, end, sample))
+                budget -= end - sequence.num_computed
+        return chunks
+
+    def _repeat(self, decode: list[Sequence]) -> int:
+        """Steps until one of `decode` reaches its length or memory runs out. Until then nothing
+        changes for those who wait either: decodes only take pages."""
+        most = min(self._config.max_repeat, *(self._steps_left(s) for s in decode))
+        low = 1
+        while low < most:
+            middle = (low + most + 1) // 2
+            if self._pages_lacking(decode, middle) <= self._cache.num_available:
+                low = middle
+            else:
+                most = middle - 1
+        return low
+
+    def _steps_left(self, sequence: Sequence) -> int:
+        assert sequence.sampling is not None, f"{sequence.key} decodes without sampling"
+        length_left = self._config.max_model_len - len(sequence.tokens)
+        return min(sequence.sampling.max_tokens - sequence.num_output, length_left)
+
+    def _pages_lacking(self, decode: list[Sequence], steps: int) -> int:
+        pages_for = self._cache.pages_for
+        return sum(max(0, pages_for(s.num_computed + steps) - len(s.pages)) for s in decode)
+
+
+def _age(sequence: Sequence) -> int:
+    return sequence.order

@@ -1,0 +1,112 @@
+"""The tensors of a Hugging Face folder: safetensors, in one file or sharded by an index.
+
+Owns opening, shape checks and the digest that tells two models' KV apart. Does not know how a
+model arranges its weights: it hands out tensors by name.
+"""
+
+import json
+import struct
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from safetensors import SafetensorError, safe_open
+from xxhash import xxh3_64
+
+from mserve.runtime.errors import ConfigError
+from mserve.runtime.model_folder import read_json
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
+_NUM_SAMPLES = 64
+_SAMPLE_BYTES = 4096
+
+
+class Checkpoint:
+    """Open weight files; tensors are read one at a time, so that loading needs little memory."""
+
+    def __init__(self, folder: Path, dtype: torch.dtype, device: torch.device) -> None:
+        """Opens every file. Raises ConfigError naming what is missing or unreadable."""
+        self._dtype = dtype
+        self._device = device
+        self._folder = folder
+        self._stack = ExitStack()
+        self._file_of: dict[str, Any] = {}
+        for path in weight_files(folder):
+            file = self._stack.enter_context(_open(path))
+            self._file_of.update(dict.fromkeys(file.keys(), file))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._file_of
+
+    def tensor(self, name: str, *shape: int) -> torch.Tensor:
+        """The tensor `name` in the dtype and on the device asked for.
+
+        Raises ConfigError with the tensor's name if it is missing or has another shape.
+        """
+        file = self._file_of.get(name)
+        if file is None:
+            raise ConfigError(f"The weights in {str(self._folder)!r} have no tensor {name!r}.")
+        tensor: torch.Tensor = file.get_tensor(name)
+        if tuple(tensor.shape) != shape:
+            raise ConfigError(
+                f"The tensor {name!r} in {str(self._folder)!r} has shape {list(tensor.shape)};"
+                f" the configuration asks for {list(shape)}."
+            )
+        return tensor.to(device=self._device, dtype=self._dtype)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a folder, in order. Raises ConfigError if one is missing."""
+    if (folder / SINGLE_FILE).exists():
+        return [folder / SINGLE_FILE]
+    if not (folder / INDEX_FILE).exists():
+        raise ConfigError(
+            f"The model folder {str(folder)!r} has neither {SINGLE_FILE} nor {INDEX_FILE}."
+        )
+    shards = read_json(folder, INDEX_FILE).get("weight_map", {})
+    paths = [folder / name for name in sorted(set(shards.values()))]
+    for path in paths:
+        if not path.exists():
+            raise ConfigError(f"{INDEX_FILE} names {path.name}, which is not in {str(folder)!r}.")
+    return paths
+
+
+def weights_digest(folder: Path) -> str:
+    """16 hex digits that differ, in all likelihood, where two folders' KV would differ.
+
+    Covers config.json, and of each weight file its size, header and samples spread over its bytes:
+    it takes milliseconds for files of any size.
+    """
+    digest = xxh3_64(json.dumps(read_json(folder, "config.json"), sort_keys=True).encode())
+    for path in weight_files(folder):
+        num_bytes = path.stat().st_size
+        digest.update(struct.pack("<q", num_bytes))
+        with path.open("rb") as file:
+            header_bytes = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))[0]
+            digest.update(file.read(min(header_bytes, num_bytes)))
+            for sample in range(_NUM_SAMPLES):
+                file.seek(max(0, num_bytes - _SAMPLE_BYTES) * sample // (_NUM_SAMPLES - 1))
+                digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(f"{str(path)!r} is not a safetensors file: {error}.") from error

@@ -1,0 +1,103 @@
+"""KV read from one pool and written to another is the same, whatever the page sizes."""
+
+from __future__ import annotations
+
+import random
+from array import array
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mserve.runtime.engine.kv_pool import KvPool
+from mserve.runtime.engine.model_config import ModelConfig
+
+CONFIG = ModelConfig(
+    architecture="LlamaForCausalLM",
+    vocab_size=8,
+    hidden_size=8,
+    intermediate_size=8,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=2,
+    head_dim=4,
+    max_positions=64,
+    norm_epsilon=1e-5,
+    rope_theta=10000.0,
+    rope_scaling=None,
+    tie_embeddings=True,
+    qkv_bias=False,
+    qk_norm=False,
+    eos_ids=(0,),
+)
+LENGTH = 40
+
+
+def make_pool(page_size: int, dtype: torch.dtype = torch.float32) -> KvPool:
+    return KvPool(
+        CONFIG, num_pages=64, page_size=page_size, dtype=dtype, device=torch.device("cpu")
+    )
+
+
+def scattered_pages(page_size: int) -> array[int]:
+    pages = random.Random(page_size).sample(range(64), -(-LENGTH // page_size))
+    return array("i", pages)
+
+
+def fill(pool: KvPool, pages: array[int]) -> torch.Tensor:
+    """Writes random KV as the model does; returns it as [layers, 2, LENGTH, kv_heads, head_dim]."""
+    kv = torch.randn(2, 2, LENGTH, 2, 4, generator=torch.Generator().manual_seed(3))
+    kv = kv.to(pool.tensor.dtype)
+    size = pool.page_size
+    slots = torch.tensor([pages[i // size] * size + i % size for i in range(LENGTH)])
+    for layer in range(2):
+        pool.append(layer, slots, kv[layer, 0], kv[layer, 1])
+    return kv
+
+
+def read(pool: KvPool, pages: array[int], layer: int, begin: int, end: int) -> bytes:
+    out = bytearray((end - begin) * pool.bytes_per_token_layer)
+    pool.read(pages, layer, begin, end, memoryview(out))
+    return bytes(out)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=st.tuples(st.integers(1, 20), st.integers(1, 20)),
+    ends=st.tuples(st.integers(0, LENGTH), st.integers(0, LENGTH)),
+    layer=st.integers(0, 1),
+)
+def test_a_range_travels_between_pools_of_different_page_sizes(
+    dtype: torch.dtype, sizes: tuple[int, int], ends: tuple[int, int], layer: int
+) -> None:
+    begin, end = sorted(ends)
+    source, target = (make_pool(size, dtype) for size in sizes)
+    source_pages, target_pages = (scattered_pages(size) for size in sizes)
+    kv = fill(source, source_pages)
+    message = read(source, source_pages, layer, begin, end)
+    expected = kv[layer, :, begin:end].contiguous().view(torch.uint8).numpy().tobytes()
+    assert message == expected, "the wire form is [2, tokens, kv_heads, head_dim]"
+    target.write(target_pages, layer, begin, end, memoryview(message))
+    assert read(target, target_pages, layer, begin, end) == message
+    written = int((target.tensor.flatten(4).abs().sum(-1) > 0).sum())
+    assert written == 2 * (end - begin), "nothing else is touched"
+
+
+def test_gathered_pages_are_in_order_of_position() -> None:
+    pool = make_pool(page_size=8)
+    pages = scattered_pages(8)
+    kv = fill(pool, pages)
+    gathered = pool.gather(1, torch.tensor(pages), sequences=1)
+    assert torch.equal(gathered[:, 0], kv[1])
+    two = pool.gather(1, torch.tensor([*pages[:2], *pages[2:4]]), sequences=2)
+    assert torch.equal(two, kv[1, :, :32].unflatten(1, (2, 16)))  # type: ignore[no-untyped-call]
+
+
+def test_sizes_of_the_pool() -> None:
+    pool = make_pool(page_size=8, dtype=torch.bfloat16)
+    assert pool.bytes_per_token_layer == 2 * 2 * 4 * 2
+    assert pool.tensor.shape == (2, 2, 64, 8, 2, 4)
+    keys, values = pool.keys_values(1)
+    assert keys.shape == values.shape == (64, 8, 2, 4)

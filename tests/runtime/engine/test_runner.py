@@ -1,0 +1,299 @@
+"""The runner gives the tokens that Hugging Face's transformers gives, however the work is cut."""
+
+import importlib
+import os
+import random
+import warnings
+from array import array
+from collections.abc import Sequence as Items
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mserve.runtime.engine.batching import Batch, Chunk
+from mserve.runtime.engine.runner import TorchRunner, load_runner
+from mserve.runtime.engine.sequence import Sequence
+from mserve.runtime.errors import ConfigError
+from mserve.runtime.messages import Sampling
+
+PAGE_SIZE = 16
+NUM_PAGES = 1024
+NUM_TOKENS = 64
+TINY = Path(str(files("mserve") / "model"))
+SHAPE = {
+    "vocab_size": 512,
+    "hidden_size": 96,
+    "intermediate_size": 160,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 2048,
+    "initializer_range": 0.15,  # large, so that answers vary and errors show
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 1,
+}
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("Llama", {"rope_parameters": LLAMA3_ROPE}),
+    "llama-multi-head-tied": ("Llama", {"num_key_value_heads": 6, "tie_word_embeddings": True}),
+    "mistral": ("Mistral", {"head_dim": 32, "sliding_window": None}),
+    "qwen2": ("Qwen2", {}),
+    "qwen3": ("Qwen3", {"head_dim": 32}),
+}
+FAMILIES = ("tiny", *VARIANTS)
+
+
+class Reference:
+    """A model folder and what transformers makes of it."""
+
+    def __init__(self, folder: Path, model: Any) -> None:
+        self.folder = folder
+        self._model = model
+        self._vocab_size = model.config.vocab_size
+
+    @cache  # noqa: B019 (lives as long as the session)
+    def prompt(self, length: int, seed: int = 0) -> tuple[int, ...]:
+        rng = random.Random(1000 * length + seed)
+        return tuple(rng.randrange(5, self._vocab_size) for _ in range(length))
+
+    @cache  # noqa: B019
+    def answer(self, prompt: tuple[int, ...]) -> list[int]:
+        ids = torch.tensor([prompt])
+        with torch.inference_mode():
+            out = self._model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=NUM_TOKENS,
+                do_sample=False,
+                eos_token_id=None,
+            )
+        tokens: list[int] = out[0, len(prompt) :].tolist()
+        return tokens
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _transformers() -> Any:
+    torch.set_num_threads(1)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    with warnings.catch_warnings():
+        # The library's own imports warn about its dependencies' deprecations.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        library: Any = importlib.import_module("transformers")
+    library.utils.logging.disable_progress_bar()
+    library.utils.logging.set_verbosity_error()
+    return library
+
+
+@pytest.fixture(scope="module")
+def references(
+    _transformers: Any, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Reference]:
+    found = {}
+    for name, (family, changes) in VARIANTS.items():
+        config = getattr(_transformers, f"{family}Config")(**{**SHAPE, **changes})
+        torch.manual_seed(1)
+        model = getattr(_transformers, f"{family}ForCausalLM")(config).eval()
+        if family == "Qwen2":  # transformers starts biases at 0, which would hide them
+            for layer in model.model.layers:
+                for part in "qkv":
+                    getattr(layer.self_attn, f"{part}_proj").bias.data.normal_(0, 0.3)
+        folder = tmp_path_factory.mktemp(name)
+        model.save_pretrained(folder, max_shard_size="200KB" if name == "llama" else "1GB")
+        found[name] = Reference(folder, model)
+    load = _transformers.AutoModelForCausalLM.from_pretrained
+    found["tiny"] = Reference(TINY, load(TINY, dtype=torch.float32))
+    return found
+
+
+@pytest.fixture(params=FAMILIES)
+def reference(request: pytest.FixtureRequest, references: dict[str, Reference]) -> Reference:
+    return references[request.param]
+
+
+@cache
+def runner_of(folder: Path, page_size: int = PAGE_SIZE) -> TorchRunner:
+    return load_runner(folder, page_size=page_size, num_pages=NUM_PAGES)
+
+
+def make_sequences(
+    prompts: Items[tuple[int, ...]], page_size: int = PAGE_SIZE, sampling: Sampling | None = None
+) -> list[Sequence]:
+    """Sequences with pages scattered over the whole pool."""
+    free = list(range(NUM_PAGES))
+    random.Random(7).shuffle(free)
+    sequences = []
+    for index, prompt in enumerate(prompts):
+        num_pages = -(-(len(prompt) + NUM_TOKENS) // page_size)
+        pages, free = free[:num_pages], free[num_pages:]
+        sequences.append(
+            Sequence(
+                key=f"s{index}",
+                tokens=array("i", prompt),
+                num_prompt=len(prompt),
+                generate_step="generate",
+                sampling=sampling or Sampling(max_tokens=NUM_TOKENS, temperature=0.0),
+                pages=array("i", pages),
+            )
+        )
+    return sequences
+
+
+def generate(
+    runner: TorchRunner, sequences: list[Sequence], chunk_tokens: int = 4096
+) -> list[list[int]]:
+    """Runs all to their end; two prefill at a time while the others decode."""
+    while any(sequence.num_output < NUM_TOKENS for sequence in sequences):
+        unfinished = [s for s in sequences if s.num_output < NUM_TOKENS]
+        prefill = tuple(
+            Chunk(s, s.num_computed, end, sample=end == s.num_prompt)
+            for s in [s for s in unfinished if not s.is_decoding][:2]
+            for end in [min(s.num_prompt, s.num_computed + chunk_tokens)]
+        )
+        decode = tuple(s for s in unfinished if s.is_decoding)
+        step(runner, Batch(prefill, decode))
+    return [list(sequence.tokens[sequence.num_prompt :]) for sequence in sequences]
+
+
+def step(runner: TorchRunner, batch: Batch) -> None:
+    tokens = runner.run(batch).tokens
+    assert tokens is not None
+    for chunk in batch.prefill:
+        chunk.sequence.num_computed = chunk.end
+    for sequence in batch.decode:
+        sequence.num_computed += 1
+    for sequence, token in zip(batch.sampled, tokens, strict=True):
+        sequence.tokens.append(token)
+
+
+@pytest.mark.parametrize("length", [1, 2, PAGE_SIZE - 1, PAGE_SIZE, PAGE_SIZE + 1, 1000])
+def test_greedy_tokens_equal_transformers(reference: Reference, length: int) -> None:
+    prompt = reference.prompt(length)
+    assert generate(runner_of(reference.folder), make_sequences([prompt])) == [
+        reference.answer(prompt)
+    ]
+
+
+def test_answers_of_the_random_models_vary(references: dict[str, Reference]) -> None:
+    """A model that repeats one token would agree with anything."""
+    for name in VARIANTS:
+        reference = references[name]
+        assert len(set(reference.answer(reference.prompt(17)))) > 8, name
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 7, PAGE_SIZE, 33])
+def test_chunks_of_a_prompt_change_nothing(
+    references: dict[str, Reference], chunk_tokens: int
+) -> None:
+    reference = references["llama"]
+    prompt = reference.prompt(100)
+    sequences = make_sequences([prompt])
+    assert generate(runner_of(reference.folder), sequences, chunk_tokens) == [
+        reference.answer(prompt)
+    ]
+
+
+@pytest.mark.parametrize("name", ["tiny", "llama"])
+@pytest.mark.parametrize("chunk_tokens", [40, 4096])
+def test_sixteen_at_once_answer_as_each_alone(
+    references: dict[str, Reference], name: str, chunk_tokens: int
+) -> None:
+    """Lengths from 1 to 1,000, prefill mixed with decoding, in several padding groups."""
+    reference = references[name]
+    lengths = [1, 2, 3, 9, 15, 16, 17, 31, 33, 50, 64, 100, 130, 257, 400, 1000]
+    prompts = [reference.prompt(length) for length in lengths]
+    answers = generate(runner_of(reference.folder), make_sequences(prompts), chunk_tokens)
+    assert answers == [reference.answer(prompt) for prompt in prompts]
+
+
+@pytest.mark.parametrize("page_size", [1, 5, 64])
+def test_page_size_changes_nothing(references: dict[str, Reference], page_size: int) -> None:
+    reference = references["llama"]
+    prompts = [reference.prompt(length) for length in (17, 100)]
+    sequences = make_sequences(prompts, page_size)
+    answers = generate(runner_of(reference.folder, page_size), sequences, chunk_tokens=30)
+    assert answers == [reference.answer(prompt) for prompt in prompts]
+
+
+def test_kv_of_a_layer_is_there_when_its_hook_is_called(references: dict[str, Reference]) -> None:
+    runner = runner_of(references["llama"].folder)
+    (sequence,) = make_sequences([references["llama"].prompt(40)])
+    seen: list[tuple[int, bytes]] = []
+
+    def read(layer: int) -> bytes:
+        out = bytearray(40 * runner.pool.bytes_per_token_layer)
+        runner.pool.read(sequence.pages, layer, 0, 40, memoryview(out))
+        return bytes(out)
+
+    batch = Batch((Chunk(sequence, 0, 40, sample=False),), ())
+    output = runner.run(batch, lambda layer: seen.append((layer, read(layer))))
+    assert output.tokens == []
+    assert seen == [(layer, read(layer)) for layer in range(runner.config.num_layers)]
+    assert all(any(kv) for _, kv in seen)
+
+
+def test_kv_sent_to_another_pool_continues_the_same(references: dict[str, Reference]) -> None:
+    """What disaggregation rests on: prefill here, copy, decode there with other pages."""
+    reference = references["llama"]
+    prompt = reference.prompt(100)
+    sender, receiver = runner_of(reference.folder), runner_of(reference.folder, page_size=5)
+    (source,) = make_sequences([prompt])
+    (target,) = make_sequences([prompt], page_size=5)
+    step(sender, Batch((Chunk(source, 0, 90, sample=False),), ()))
+    for layer in range(sender.pool.num_layers):
+        message = bytearray(90 * sender.pool.bytes_per_token_layer)
+        sender.pool.read(source.pages, layer, 0, 90, memoryview(message))
+        receiver.pool.write(target.pages, layer, 0, 90, memoryview(bytes(message)))
+    target.num_computed = 90
+    assert generate(receiver, [target]) == [reference.answer(prompt)]
+
+
+def test_bfloat16_runs(references: dict[str, Reference]) -> None:
+    reference = references["llama"]
+    runner = load_runner(reference.folder, dtype="bfloat16", num_pages=NUM_PAGES)
+    sequences = make_sequences([reference.prompt(20), reference.prompt(3)])
+    answers = generate(runner, sequences, chunk_tokens=8)
+    assert [len(answer) for answer in answers] == [NUM_TOKENS] * 2
+    assert runner.pool.bytes_per_token_layer == 2 * 2 * 16 * 2  # K and V, heads, size, bytes
+
+
+def test_a_seeded_request_draws_the_same_in_any_batch(references: dict[str, Reference]) -> None:
+    reference = references["llama"]
+    runner = runner_of(reference.folder)
+    sampling = Sampling(max_tokens=NUM_TOKENS, temperature=0.8, top_p=0.9, seed=11)
+    prompts = [reference.prompt(length) for length in (5, 30, 200)]
+    alone = [generate(runner, make_sequences([p], sampling=sampling))[0] for p in prompts]
+    assert generate(runner, make_sequences(prompts, sampling=sampling)) == alone
+    assert alone[0] != reference.answer(prompts[0])
+
+
+def test_kv_memory_becomes_whole_pages() -> None:
+    page_bytes = PAGE_SIZE * 4 * 2 * 2 * 64 * 4
+    runner = load_runner(TINY, page_size=PAGE_SIZE, kv_memory_bytes=10 * page_bytes + 5)
+    assert runner.pool.num_pages == 10
+    with pytest.raises(ConfigError, match="hold no page"):
+        load_runner(TINY, page_size=PAGE_SIZE, kv_memory_bytes=page_bytes - 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"device": "abacus"}, "'abacus' is not a device"),
+        ({"device": "meta"}, "'meta' is not supported"),
+        ({"dtype": "int4"}, "dtype 'int4' is not supported"),
+    ],
+)
+def test_what_the_runner_cannot_do_is_refused(arguments: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_runner(TINY, num_pages=8, **arguments)  # type: ignore[arg-type]
