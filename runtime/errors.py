@@ -28,19 +28,26 @@ class ConfigError(MserveError):
 
 
 class RequestError(MserveError):
-    """A call that cannot be served. `param` names the offending field where there is one."""
+    """A call that cannot be served. `param` names the offending field where there is one, `code`
+    the case for programs, in the OpenAI API's words (`context_length_exceeded`, ...)."""
 
     status: ClassVar[int] = 500
     kind: ClassVar[str] = "internal_error"
     retryable: ClassVar[bool] = False
 
     def __init__(
-        self, detail: str, *, param: str | None = None, retry_after_s: float | None = None
+        self,
+        detail: str,
+        *,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        code: str | None = None,
     ) -> None:
         super().__init__(detail)
         self.detail = detail
         self.param = param
         self.retry_after_s = retry_after_s
+        self.code = code
 
 
 class BadRequest(RequestError):

@@ -41,6 +41,7 @@ class Render(Struct, frozen=True, forbid_unknown_fields=True):
     created: int = 0
     model: str = ""
     first: bool = True  # this stream begins the answer (chat: emit the role chunk)
+    last: bool = True  # reaching max_tokens ends the answer; False: another worker goes on
 
 
 class Receiver(Struct, frozen=True, forbid_unknown_fields=True):

@@ -11,6 +11,10 @@ from msgspec import Struct
 
 from mserve.runtime.cost import CostProfile
 
+HEARTBEAT_INTERVAL_S = 1.0
+HEARTBEAT_TIMEOUT_S = 2.5  # two heartbeats missed
+MAX_WORKERS = 256  # of a cluster: the prefix index has one byte for a worker
+
 
 class KvLayout(Struct, frozen=True, forbid_unknown_fields=True):
     """What two workers must agree on to exchange KV. Page size and TP degree may differ."""
@@ -70,17 +74,25 @@ class Registry(Protocol):
     """Membership. A worker not heard from for `timeout_s` (2 heartbeats missed) is gone."""
 
     async def announce(self, info: WorkerInfo) -> None:
-        """Joins, or joins anew under another incarnation, which ends the old one."""
+        """Joins, or joins anew under another incarnation, which ends the old one.
+
+        Raises Gone to an incarnation that a later one has replaced (it must exit), and Unavailable
+        while the registry cannot be reached (try again).
+        """
         ...
 
     async def heartbeat(self, name: str, incarnation: str, stats: WorkerStats) -> bool:
-        """False if the registry does not know this incarnation (any more): announce again."""
+        """False if the registry does not know this incarnation (any more): announce again, and
+        `resync` the prefix index, which has probably lost the same. Raises Unavailable."""
         ...
 
-    async def leave(self, name: str, incarnation: str) -> None: ...
+    async def leave(self, name: str, incarnation: str) -> None:
+        """Ends this incarnation at once; does nothing to another. Raises Unavailable."""
+        ...
 
     async def members(self) -> list[Member]:
-        """Live workers, ordered by pool and index."""
+        """Live workers, ordered by pool and index. While the registry cannot be reached, and for
+        one time-out after, none of those last heard of is taken for dead: serving goes on."""
         ...
 
     async def close(self) -> None: ...
@@ -98,22 +110,35 @@ class PrefixIndex(Protocol):
     """Which worker has which KV blocks (keys of runtime/blocks.py)."""
 
     async def publish(self, worker: str, incarnation: str, events: BlockEvents) -> bool:
-        """Applies one batch of a worker's events. False on a gap or a stale incarnation: the
-        worker then calls `resync`."""
+        """Applies one batch of a worker's events; one applied before is not applied again.
+
+        False on a gap, a stale incarnation or an index out of reach: the worker then calls
+        `resync`. A batch with `sequence` 1 needs no resync: a new incarnation starts empty.
+        """
         ...
 
     async def resync(
         self, worker: str, incarnation: str, sequence: int, blocks: Sequence[int]
     ) -> None:
-        """Replaces all the index holds for `worker` by `blocks`, as of `sequence`."""
+        """Replaces all the index holds for `worker` by `blocks`, as of `sequence`.
+
+        Until done, the worker is held to have nothing. Raises Gone to an incarnation that a later
+        one has replaced (it must exit), Unavailable if it did not come through (try again), NoRoom
+        beyond `MAX_WORKERS`.
+        """
         ...
 
     async def lookup(self, keys: Sequence[int]) -> dict[str, int]:
-        """For each worker that has the first of `keys`, how many of them it has without a gap."""
+        """For each worker that has the first of `keys`, how many of them it has without a gap.
+
+        Never fails: an index out of reach knows of nobody, which costs only a worse placement.
+        """
         ...
 
-    async def forget(self, worker: str) -> None:
-        """Drops a dead worker: masked at once, swept in the background."""
+    async def forget(self, worker: str, incarnation: str | None = None) -> None:
+        """Drops a dead worker: masked at once, swept in the background. With `incarnation`, only
+        if it is still that one. Should it live after all, its next batch makes it resync.
+        Raises Unavailable."""
         ...
 
     async def close(self) -> None: ...

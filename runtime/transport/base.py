@@ -10,11 +10,16 @@ from typing import Protocol
 
 
 class Slot(Protocol):
-    """A staging buffer granted to the caller until it is sent or dropped."""
+    """A staging buffer for one peer; the caller's until it is sent or released, also after a
+    `PeerLost`."""
 
     @property
     def view(self) -> memoryview:
         """Writable bytes, exactly as many as asked for."""
+        ...
+
+    def release(self) -> None:
+        """Gives the slot back unsent."""
         ...
 
 
@@ -41,8 +46,8 @@ TransportEvent = Received | PeerLost
 class Transport(Protocol):
     """Per peer, messages arrive whole, once and in the order sent, or the peer is reported lost.
 
-    A peer is named by its `address`. A header is at most 16 KiB; a payload at most
-    `MAX_PAYLOAD_BYTES`. No call blocks for longer than a copy of one payload takes.
+    A peer is named by its `address`. A header is at most `MAX_HEADER_BYTES`, a
+    payload at most `MAX_PAYLOAD_BYTES`. No call blocks for longer than the copy of a payload.
     """
 
     @property
@@ -55,7 +60,10 @@ class Transport(Protocol):
         ...
 
     def send(self, peer: bytes, header: bytes, slot: Slot | None = None) -> None:
-        """Queues a message, connecting first where needed; a lost peer is reported by `poll`."""
+        """Queues a message, connecting first where needed; a lost peer is reported by `poll`.
+
+        Takes `slot` over. After a `PeerLost`, sending to that peer connects anew.
+        """
         ...
 
     def poll(self) -> list[TransportEvent]:
@@ -63,13 +71,20 @@ class Transport(Protocol):
         ...
 
     def wakeup_fd(self) -> int | None:
-        """Arms notification: a descriptor that becomes readable on the next event, or None if
-        there is something to poll right now."""
+        """Arms notification: a descriptor that becomes readable when an event is near or a slot
+        comes free, or None if there is something to poll right now.
+
+        Arm anew before every sleep, after a `poll`; only `poll` makes the descriptor quiet again.
+        """
         ...
 
     def close(self, peer: bytes | None = None) -> None:
-        """Drops one peer, or everything. What was under way with it is void."""
+        """Drops one peer, or everything; the other side sees a `PeerLost`, this side none.
+
+        What was under way is void. A slot that the network may still touch comes free later.
+        """
         ...
 
 
+MAX_HEADER_BYTES = 16 << 10
 MAX_PAYLOAD_BYTES = 2 << 20

@@ -1,0 +1,211 @@
+"""Tokens per second of the engine on this machine, against transformers' generate.
+
+Both sides run the same weights in float32 with the same torch threads and the same prompts, and
+answer greedily; rounds alternate, so that a busy machine slows both. Run it with
+
+    python bench/engine.py [--model FOLDER] [--threads N] [--json FILE]
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.resources import files
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mserve.runtime.engine.config import EngineConfig
+from mserve.runtime.engine.engine import Engine
+from mserve.runtime.engine.runner import TorchRunner, load_runner
+from mserve.runtime.messages import PlanCall, Sampling, StartGenerateCall, pack_tokens
+
+Prompts = list[list[int]]
+PAGE_SIZE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Medians over the rounds. `host_overhead` is the share of a step outside of the runner."""
+
+    concurrency: int
+    prompt_tokens: int
+    output_tokens: int
+    mserve_tokens_per_s: float
+    transformers_tokens_per_s: float
+    ratio: float
+    host_us_per_step: float
+    host_overhead: float
+
+
+class EngineLoop:
+    """The engine and its runner, driven as a worker's engine process does, without transfers."""
+
+    def __init__(self, runner: TorchRunner) -> None:
+        self._runner = runner
+        self._engine = Engine(
+            EngineConfig(
+                num_pages=runner.pool.num_pages,
+                page_size=runner.pool.page_size,
+                max_model_len=runner.config.max_positions,
+                eos_token_ids=frozenset(runner.config.eos_ids),
+            )
+        )
+        self._ids = count()
+        self.steps = 0
+        self.run_s = 0.0
+
+    def generate(self, prompts: Prompts, output_tokens: int) -> list[list[int]]:
+        sampling = Sampling(max_tokens=output_tokens, temperature=0.0, ignore_eos=True)
+        answers: dict[str, list[int]] = {}
+        for prompt in prompts:
+            step = StartGenerateCall("generate", 0, sampling)
+            call = PlanCall(str(next(self._ids)), pack_tokens(prompt), (step,))
+            answers[self._engine.submit(call, time.monotonic()).key] = []
+        while (batch := self._engine.plan(time.monotonic())) is not None:
+            begin = time.perf_counter()
+            output = self._runner.run(batch)
+            self.run_s += time.perf_counter() - begin
+            self._engine.commit(batch, output, time.monotonic())
+            self.steps += 1
+            for event in self._engine.drain():
+                if hasattr(event, "token"):
+                    answers[event.key].append(event.token)
+        return list(answers.values())
+
+
+def transformers_generate(folder: Path) -> Callable[[Prompts, int], list[list[int]]]:
+    """generate() of the same model on a static batch of prompts of one length."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+    def generate(prompts: Prompts, output_tokens: int) -> list[list[int]]:
+        ids = torch.tensor(prompts)
+        with torch.inference_mode():
+            out = model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=output_tokens,
+                do_sample=False,
+                eos_token_id=None,
+            )
+        answers: list[list[int]] = out[:, ids.shape[1] :].tolist()
+        return answers
+
+    return generate
+
+
+def compare(
+    loop: EngineLoop,
+    reference: Callable[[Prompts, int], list[list[int]]],
+    concurrency: int,
+    options: argparse.Namespace,
+) -> Comparison:
+    """Alternates the two sides on fresh prompts: a repeated one would be in the prefix cache."""
+    rng = random.Random(options.seed)
+    ours, theirs, host = [], [], []
+    for round_number in range(options.rounds + 1):
+        prompts = [
+            [rng.randrange(5, options.vocab) for _ in range(options.prompt)]
+            for _ in range(concurrency)
+        ]
+        loop.steps, loop.run_s = 0, 0.0
+        seconds, answers = _timed(loop.generate, prompts, options.output)
+        reference_seconds, expected = _timed(reference, prompts, options.output)
+        if answers != expected:
+            print(f"note: answers differ in round {round_number}", file=sys.stderr)
+        if round_number:  # the first one warms up
+            ours.append(seconds)
+            theirs.append(reference_seconds)
+            host.append((seconds - loop.run_s) / loop.steps)
+    tokens = concurrency * options.output
+    ours_s, theirs_s = statistics.median(ours), statistics.median(theirs)
+    return Comparison(
+        concurrency=concurrency,
+        prompt_tokens=options.prompt,
+        output_tokens=options.output,
+        mserve_tokens_per_s=tokens / ours_s,
+        transformers_tokens_per_s=tokens / theirs_s,
+        ratio=theirs_s / ours_s,
+        host_us_per_step=1e6 * statistics.median(host),
+        host_overhead=statistics.median(host) * loop.steps / ours_s,
+    )
+
+
+def _timed(
+    generate: Callable[[Prompts, int], list[list[int]]], prompts: Prompts, output_tokens: int
+) -> tuple[float, list[list[int]]]:
+    begin = time.perf_counter()
+    answers = generate(prompts, output_tokens)
+    return time.perf_counter() - begin, answers
+
+
+def report(comparisons: list[Comparison]) -> None:
+    print(
+        f"{'concurrent':>10} {'mserve tok/s':>14} {'transformers':>14} {'ratio':>7} {'host/step':>16}"
+    )
+    for c in comparisons:
+        host = f"{c.host_us_per_step:.0f} us ({c.host_overhead:.1%})"
+        print(
+            f"{c.concurrency:>10} {c.mserve_tokens_per_s:>14.0f}"
+            f" {c.transformers_tokens_per_s:>14.0f} {c.ratio:>7.2f} {host:>16}"
+        )
+
+
+def record(comparisons: list[Comparison], options: argparse.Namespace) -> dict[str, Any]:
+    import transformers
+
+    return {
+        "question": "engine tokens per second against transformers",
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "threads": options.threads,
+        "rounds": options.rounds,
+        "comparisons": [asdict(comparison) for comparison in comparisons],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, default=Path(str(files("mserve") / "model")))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--prompt", type=int, default=128, help="tokens of each prompt")
+    parser.add_argument("--output", type=int, default=128, help="tokens of each answer")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="write the results to this file")
+    options = parser.parse_args()
+    tokens = max(options.concurrency) * (options.prompt + options.output + PAGE_SIZE)
+    runner = load_runner(
+        options.model,
+        threads=options.threads,
+        page_size=PAGE_SIZE,
+        num_pages=2 * tokens // PAGE_SIZE,
+    )
+    options.vocab = runner.config.vocab_size
+    loop, reference = EngineLoop(runner), transformers_generate(options.model)
+    comparisons = [compare(loop, reference, n, options) for n in options.concurrency]
+    report(comparisons)
+    if options.json is not None:
+        options.json.write_text(json.dumps(record(comparisons, options), indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

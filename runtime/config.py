@@ -1,0 +1,122 @@
+"""What an operator can set, checked once and said clearly when it is wrong. Plain values.
+
+Command-line arguments become these (cli.py); nothing below reads flags or the environment.
+"""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+
+from mserve.runtime.errors import ConfigError
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB|TiB)?", re.IGNORECASE)
+_FACTORS = {"b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How every worker's engine is built. `threads` None: the cores divided by the workers."""
+
+    device: str = "cpu"
+    dtype: str = "float32"
+    page_size: int = 16
+    kv_memory_bytes: int = 256 << 20
+    max_model_len: int | None = None
+    max_batch_tokens: int = 2048
+    chunk_tokens: int = 512
+    max_running: int = 256
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        positive = {
+            "--page-size": self.page_size,
+            "--kv-memory": self.kv_memory_bytes,
+            "--max-model-len": 1 if self.max_model_len is None else self.max_model_len,
+            "--max-batch-tokens": self.max_batch_tokens,
+            "--chunk-tokens": self.chunk_tokens,
+            "--max-running": self.max_running,
+            "--threads": 1 if self.threads is None else self.threads,
+        }
+        for flag, value in positive.items():
+            if value <= 0:
+                raise ConfigError(f"{flag} must be at least 1, not {value}.")
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterOptions:
+    """Where a cluster's members find each other. `redis` "" starts one (`mserve serve` only)."""
+
+    redis: str = ""
+    cluster: str = "default"
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", self.cluster):
+            raise ConfigError(
+                f"--cluster-id takes letters, digits, '-' and '_', not {self.cluster!r}."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """`mserve serve`: a whole cluster on this machine. `workers` overrides pools' own counts."""
+
+    model: Path
+    served_model: str
+    host: str = "127.0.0.1"
+    port: int = 8000
+    cluster: ClusterOptions = field(default_factory=ClusterOptions)
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    workers: Mapping[str, int] = field(default_factory=dict)
+    log_dir: Path | None = None
+
+
+def shipped_model() -> Path:
+    """The small model that comes with the package."""
+    return Path(str(files("mserve") / "model"))
+
+
+def model_folder(text: str | None) -> Path:
+    """A model folder that exists; None is the shipped one. Raises ConfigError."""
+    if text is None:
+        return shipped_model()
+    path = Path(text).expanduser()
+    if not path.is_dir():
+        raise ConfigError(
+            f"The model folder {text!r} does not exist. --model takes a Hugging Face folder with"
+            " config.json, tokenizer.json and safetensors; without it the small model that ships"
+            " with mserve is served."
+        )
+    return path
+
+
+def model_name(folder: Path) -> str:
+    """The name a model is served under by default: its folder's, or `mserve-tiny`."""
+    return "mserve-tiny" if folder == shipped_model() else folder.resolve().name
+
+
+def byte_size(text: str, flag: str) -> int:
+    """`512MiB` as bytes. Raises ConfigError naming the flag."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ConfigError(f"{flag} takes a size such as 512MiB or 16GiB, not {text!r}.")
+    return int(float(match[1]) * _FACTORS[(match[2] or "B").lower()])
+
+
+def worker_counts(texts: Sequence[str]) -> dict[str, int]:
+    """`["decode=4"]` as a mapping. Raises ConfigError for what is not `pool=count`."""
+    counts: dict[str, int] = {}
+    for text in texts:
+        pool, _, count = text.partition("=")
+        if not pool or not count.isdigit() or int(count) < 1:
+            raise ConfigError(f"--cluster takes POOL=COUNT such as decode=2, not {text!r}.")
+        counts[pool] = int(count)
+    return counts
+
+
+def threads_per_worker(num_workers: int) -> int:
+    """This machine's cores shared out among the workers that it runs."""
+    cores = len(os.sched_getaffinity(0))
+    return max(1, cores // max(1, num_workers))

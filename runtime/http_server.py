@@ -1,0 +1,87 @@
+"""Runs an ASGI app on a socket of our own with uvicorn, until cancelled. The one place that knows it.
+
+The socket is bound before anything slow starts, so that a port in use is known at once.
+"""
+
+import asyncio
+import errno
+import signal
+import socket
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import uvicorn
+import uvloop
+from starlette.types import ASGIApp
+
+from mserve.runtime.errors import ConfigError
+
+Result = TypeVar("Result")
+
+GRACE_S = 5  # for requests still running when the server stops
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one. Raises ConfigError when it cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(
+                f"Port {port} on {host} is in use. Stop what uses it, or choose another with --port."
+            ) from None
+        raise ConfigError(f"Cannot listen on {host}:{port}: {error.strerror}.") from None
+    listener.setblocking(False)
+    return listener
+
+
+def url_of(listener: socket.socket, advertise: str = "") -> str:
+    """`http://host:port` of the socket: at `advertise`, else where this machine reaches it."""
+    host, port = listener.getsockname()[:2]
+    host = advertise or {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def serve(app: ASGIApp, listener: socket.socket) -> None:
+    """Serves until cancelled; then lets running requests end for `GRACE_S`."""
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=GRACE_S,
+    )
+    server = uvicorn.Server(config)
+    # `_serve` is `serve` without the signal handlers: those are ours (run_until_stopped).
+    serving = asyncio.ensure_future(server._serve(sockets=[listener]))
+    try:
+        await asyncio.shield(serving)
+    finally:
+        server.should_exit = True
+        with suppress(asyncio.CancelledError):
+            await serving
+
+
+def run_until_stopped(main: Callable[[asyncio.Event], Coroutine[Any, Any, Result]]) -> Result:
+    """Runs `main(stop)` on uvloop; SIGINT and SIGTERM set `stop`."""
+
+    async def with_signals() -> Result:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        return await main(stop)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(with_signals())

@@ -1,0 +1,141 @@
+"""The state of one request under way, and of one attempt at it. Changed only by the executor."""
+
+from asyncio import Timeout
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from msgspec.structs import replace
+
+from mserve.compiler.plan import StepName, WorkerName
+from mserve.runtime.chunks import end_reason
+from mserve.runtime.cluster.membership import WorkerInfo
+from mserve.runtime.errors import RequestError
+from mserve.runtime.messages import Finish, Sampling
+from mserve.runtime.router.dispatch import Outgoing, with_limits
+from mserve.runtime.router.placement import Placed, Query
+from mserve.runtime.router.plans import AttemptRecord, PlanRecord
+from mserve.runtime.router.requests import GenerationRequest
+from mserve.runtime.router.reservations import Reservation
+
+
+class Sink(Protocol):
+    """Where an answer goes. It is awaited: a slow reader slows its worker down, nothing piles up."""
+
+    def placed(self, plan_id: str, route: str) -> None:
+        """A plan was made; again after each failed attempt."""
+        ...
+
+    async def tokens(self, payload: bytes) -> None:
+        """The next piece of the answer, as the worker rendered it."""
+        ...
+
+    async def finish(self, finish: Finish) -> None:
+        """The answer is whole; counts are those of the request, not of the last attempt."""
+        ...
+
+
+class StepFailed(Exception):
+    """A step of a plan could not be done. `is_connection`: we lost `worker` ourselves; otherwise
+    the worker says so, perhaps about its peer."""
+
+    def __init__(
+        self,
+        worker: WorkerInfo,
+        error: RequestError,
+        *,
+        step: StepName = "",
+        is_connection: bool = False,
+    ) -> None:
+        super().__init__(str(error))
+        self.worker = worker
+        self.error = error
+        self.step = step
+        self.is_connection = is_connection
+
+
+@dataclass(slots=True, eq=False)
+class Answer:
+    """One request under way. `generated` holds the ids of all tokens streamed, int32 little endian.
+
+    The next attempt's prompt is the request's plus `generated`, so a token is never asked for twice.
+    """
+
+    request: GenerationRequest
+    sink: Sink
+    record: PlanRecord
+    deadline: float  # on the loop's clock: for the first token, and anew after each failure
+    generated: bytearray = field(default_factory=bytearray)
+    last_payload: bytes = b""  # the last bytes that went out
+    excluded: set[WorkerName] = field(default_factory=set)
+    num_dispatched: int = 0
+    num_retries: int = 0
+    cause: RequestError | None = None  # of the last failed attempt
+    finish: Finish | None = None
+
+    @property
+    def tokens(self) -> bytes:
+        return self.request.tokens + self.generated if self.generated else self.request.tokens
+
+    @property
+    def num_generated(self) -> int:
+        return len(self.generated) // 4
+
+    @property
+    def remaining(self) -> int:
+        return self.request.sampling.max_tokens - self.num_generated
+
+    @property
+    def ending(self) -> Literal["stop", "length"] | None:
+        """Why the answer is over although no worker has said so: its last bytes do, or its length."""
+        if end_reason(self.last_payload) == "stop":
+            return "stop"
+        return "length" if self.remaining == 0 else None
+
+    def query(self) -> Query:
+        attempt = len(self.record.attempts)
+        return Query(self.request, self.tokens, self.remaining, attempt, self.excluded)
+
+    def outgoing(self) -> Outgoing:
+        """What the calls of the next stage carry. Counts up: every stage has its own number."""
+        request, number = self.request, self.num_dispatched
+        self.num_dispatched += 1
+        render = request.render
+        if self.last_payload:
+            render = replace(render, first=False)
+        return Outgoing(self.record.id, number, self.tokens, self._sampling(), render, request.salt)
+
+    def _sampling(self) -> Sampling:
+        """What is left to generate. The seed stays: draws are keyed by absolute position."""
+        sampling = self.request.sampling
+        if not self.generated:
+            return sampling
+        least = max(0, sampling.min_tokens - self.num_generated)
+        return with_limits(sampling, self.remaining, least)
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """One decision being carried out for `answer`."""
+
+    answer: Answer
+    placed: Placed
+    record: AttemptRecord
+    reservation: Reservation
+    is_last_stage: bool = True
+    num_before: int = 0  # tokens streamed before the current stage
+    stage_finish: Finish | None = None
+    lost: WorkerInfo | None = None
+    scope: Timeout | None = None
+
+    def lose(self, info: WorkerInfo) -> None:
+        """The registry has not heard from a worker of this plan: ends the attempt."""
+        self.lost = info
+        if self.scope is not None and not self.scope.expired():
+            self.scope.reschedule(0.0)
+
+    def streaming(self) -> None:
+        """The answer flows: the deadline was for its beginning."""
+        scope = self.scope
+        if scope is None or scope.when() is None or scope.expired() or self.lost is not None:
+            return
+        scope.reschedule(None)

@@ -1,0 +1,123 @@
+"""The router as an HTTP server: puts its parts together and serves the OpenAI API and its own pages.
+
+Everything that touches the world is given: registry, prefix index, worker client, tokenizer, clock.
+"""
+
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from socket import socket
+
+from starlette.applications import Starlette
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from mserve.compiler.observe import Strategy
+from mserve.runtime import http_server
+from mserve.runtime.clock import Clock
+from mserve.runtime.cluster.membership import PrefixIndex, Registry
+from mserve.runtime.router.client import WorkerClient
+from mserve.runtime.router.endpoints import GenerateEndpoint
+from mserve.runtime.router.executor import Executor
+from mserve.runtime.router.fleet import Fleet
+from mserve.runtime.router.history import History
+from mserve.runtime.router.openai import Tokenizer
+from mserve.runtime.router.pages import Pages, unknown_path, wrong_method
+from mserve.runtime.router.placement import Placement
+from mserve.runtime.router.plans import PlanLog
+from mserve.runtime.router.reservations import Reservations
+from mserve.runtime.router.telemetry import RouterMetrics
+
+MAX_BODY_BYTES = 4 << 20
+
+
+def new_id() -> str:
+    """128 random bits: who knows a plan's id may use its tickets."""
+    return secrets.token_hex(16)
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    """A router's parts. `app` answers while `running()` keeps the view of the cluster fresh."""
+
+    strategy: Strategy
+    model: str
+    fleet: Fleet
+    reservations: Reservations
+    executor: Executor
+    plans: PlanLog
+    metrics: RouterMetrics
+    app: ASGIApp
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        async with self.fleet.polling():
+            try:
+                yield
+            finally:
+                await self.executor.close()
+
+
+def create_router(
+    strategy: Strategy,
+    registry: Registry,
+    index: PrefixIndex,
+    client: WorkerClient,
+    tokenizer: Tokenizer,
+    model: str,
+    *,
+    clock: Clock,
+    new_id: Callable[[], str] = new_id,
+    poll_s: float = 0.25,
+    max_body_bytes: int = MAX_BODY_BYTES,
+) -> Router:
+    """Raises ConfigError if the strategy observes what a router cannot tell.
+
+    What is passed in stays the caller's to close.
+    """
+    fleet = Fleet(registry, clock, poll_s=poll_s)
+    reservations, history, plans = Reservations(clock), History(clock), PlanLog()
+    metrics = RouterMetrics(fleet, reservations)
+    executor = Executor(
+        Placement(strategy, fleet, index, reservations, history),
+        strategy.limits,
+        fleet,
+        client,
+        reservations,
+        history,
+        plans,
+        clock=clock,
+        new_id=new_id,
+        on_end=metrics.ended,
+    )
+
+    def generate(*, chat: bool) -> ASGIApp:
+        return GenerateEndpoint(
+            executor,
+            fleet,
+            tokenizer,
+            model,
+            metrics,
+            chat=chat,
+            clock=clock,
+            new_id=new_id,
+            max_body_bytes=max_body_bytes,
+        )
+
+    pages = Pages(strategy, model, fleet, plans, metrics, created=int(clock.time()))
+    app = Starlette(
+        routes=[
+            Route("/v1/completions", generate(chat=False), methods=["POST"]),
+            Route("/v1/chat/completions", generate(chat=True), methods=["POST"]),
+            *pages.routes(),
+        ],
+        exception_handlers={404: unknown_path, 405: wrong_method},
+    )
+    return Router(strategy, model, fleet, reservations, executor, plans, metrics, app)
+
+
+async def serve_router(router: Router, listener: socket) -> None:
+    """Serves until cancelled; requests that are running then have a few seconds to end."""
+    async with router.running():
+        await http_server.serve(router.app, listener)

@@ -1,0 +1,318 @@
+"""Carries out one request: decides on a plan, sends every worker its part, relays the tokens.
+
+All calls of a stage go out at once; what waits for another worker waits there. When a worker is
+lost or has no room, the request is planned anew without it, with prompt and tokens streamed so far,
+and the same stream goes on. Cancelling the task cancels every step. Knows neither HTTP nor text.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
+
+from mserve.compiler.plan import LimitsSpec, RemoteSend, StartGenerate, WorkerName
+from mserve.runtime.clock import Clock
+from mserve.runtime.cluster.membership import WorkerInfo
+from mserve.runtime.errors import Gone, NoRoom, RequestError, Unavailable, WorkerLost
+from mserve.runtime.messages import (
+    Finish,
+    Frame,
+    FrameKind,
+    PlanCall,
+    StepReport,
+    decode_finish,
+    decode_problem,
+    decode_step_report,
+)
+from mserve.runtime.router.answer import Answer, Attempt, Sink, StepFailed
+from mserve.runtime.router.client import WorkerClient
+from mserve.runtime.router.dispatch import Stage, other_end, plan_calls, split_plan
+from mserve.runtime.router.fleet import Fleet
+from mserve.runtime.router.history import History
+from mserve.runtime.router.placement import Placed, Placement
+from mserve.runtime.router.plans import AttemptRecord, PlanLog, PlanRecord
+from mserve.runtime.router.requests import GenerationRequest
+from mserve.runtime.router.reservations import Reservations
+
+log = logging.getLogger(__name__)
+
+
+class Executor:
+    """Executes requests under one strategy. `new_id` gives 128 random bits."""
+
+    def __init__(
+        self,
+        placement: Placement,
+        limits: LimitsSpec,
+        fleet: Fleet,
+        client: WorkerClient,
+        reservations: Reservations,
+        history: History,
+        plans: PlanLog,
+        *,
+        clock: Clock,
+        new_id: Callable[[], str],
+        on_end: Callable[[PlanRecord], None] = lambda record: None,
+    ) -> None:
+        self._placement = placement
+        self._limits = limits
+        self._fleet = fleet
+        self._client = client
+        self._reservations = reservations
+        self._history = history
+        self._plans = plans
+        self._clock = clock
+        self._new_id = new_id
+        self._on_end = on_end
+        self._copies: set[asyncio.Task[None]] = set()
+
+    async def execute(self, request: GenerationRequest, sink: Sink) -> None:
+        """Answers `request` into `sink`; returns when the plan is over.
+
+        Raises a RequestError: the worker's own where trying again is no use, Unavailable if no
+        route is possible within `limits.timeout`, else that of the last attempt.
+        """
+        answer = self._begin(request, sink)
+        with self._recorded(answer):
+            while answer.finish is None:
+                placed = await self._place(answer)
+                try:
+                    await self._carry_out(answer, placed)
+                except StepFailed as failure:
+                    await self._recover(answer, placed, failure)
+
+    async def close(self) -> None:
+        """Cancels copies under way."""
+        for task in self._copies:
+            task.cancel()
+        await asyncio.gather(*self._copies, return_exceptions=True)
+
+    def _begin(self, request: GenerationRequest, sink: Sink) -> Answer:
+        record = PlanRecord(self._new_id(), request.id, self._clock.time(), request.num_tokens)
+        self._plans.add(record)
+        return Answer(request, sink, record, self._deadline())
+
+    def _deadline(self) -> float:
+        return asyncio.get_running_loop().time() + self._limits.timeout_s
+
+    @contextmanager
+    def _recorded(self, answer: Answer) -> Iterator[None]:
+        """Whatever happens, the record says how it ended."""
+        record = answer.record
+        try:
+            yield
+        except asyncio.CancelledError:
+            record.state = "cancelled"
+            raise
+        except Exception as error:
+            record.state, record.error = "failed", str(error)
+            raise
+        finally:
+            if answer.finish is not None:
+                record.state, record.finish = "done", answer.finish
+            record.ended_s = self._clock.time()
+            self._on_end(record)
+
+    async def _place(self, answer: Answer) -> Placed:
+        """A plan, waiting for one to become possible. Who was left out comes back if none is."""
+        try:
+            async with asyncio.timeout_at(answer.deadline):
+                while (placed := await self._placement.place(answer.query())) is None:
+                    answer.excluded.clear()
+                    await self._fleet.changed()
+        except TimeoutError:
+            raise answer.cause or self._no_route() from None
+        answer.sink.placed(answer.record.id, placed.decision.plan.route)
+        return placed
+
+    def _no_route(self) -> Unavailable:
+        waited = f"{self._limits.timeout_s:g} s"
+        return Unavailable(
+            f"No route of the strategy was possible within {waited}: too few workers are live.",
+            retry_after_s=1.0,
+        )
+
+    async def _carry_out(self, answer: Answer, placed: Placed) -> None:
+        """One attempt: the stages that make the answer, in order, then copies for later."""
+        record = AttemptRecord(self._clock.time(), placed.decision)
+        answer.record.attempts.append(record)
+        stages = split_plan(placed.decision.plan)
+        with self._reservations.reserve(placed.works) as reservation:
+            attempt = Attempt(answer, placed, record, reservation)
+            try:
+                for stage in stages.foreground:
+                    attempt.is_last_stage = stage is stages.foreground[-1]
+                    await self._run(attempt, stage)
+                    if answer.finish is not None:
+                        break
+            finally:
+                if answer.finish is None or stages.background is None:
+                    record.cancel_open()
+        if stages.background is not None:
+            self._copy(attempt, stages.background)
+
+    async def _run(self, attempt: Attempt, stage: Stage) -> None:
+        """One stage: every call in a task of its own, the generating one in this."""
+        answer = attempt.answer
+        attempt.num_before, attempt.stage_finish = answer.num_generated, None
+        *others, last = plan_calls(stage, answer.outgoing(), attempt.placed.workers)
+        async with self._guarded(attempt), asyncio.TaskGroup() as group:
+            for worker, call in others:
+                group.create_task(self._follow(attempt, worker, call))
+            await self._follow(attempt, *last)
+        if stage.generate is not None and attempt.stage_finish is None:
+            raise StepFailed(last[0], WorkerLost(f"{last[0].name} ended before its answer did"))
+        answer.deadline = self._deadline()
+
+    @asynccontextmanager
+    async def _guarded(self, attempt: Attempt) -> AsyncIterator[None]:
+        """Ends the body when a worker is lost or no token comes in time, with one plain error."""
+        scope = attempt.scope = asyncio.timeout_at(attempt.answer.deadline)
+        try:
+            async with scope:
+                with self._fleet.watch(list(attempt.placed.workers.values()), attempt.lose):
+                    yield
+        except TimeoutError:
+            if attempt.answer.finish is None:
+                raise self._timed_out(attempt) from None
+        except ExceptionGroup as group:
+            failures, bugs = group.split(StepFailed)
+            if failures is None or bugs is not None:
+                raise
+            raise _root_cause(failures) from None
+
+    def _timed_out(self, attempt: Attempt) -> Exception:
+        if attempt.lost is not None:
+            name = attempt.lost.name
+            error = WorkerLost(f"Worker {name} has not been heard from.")
+            return StepFailed(attempt.lost, error, is_connection=True)
+        return Unavailable(f"No token came within {self._limits.timeout_s:g} s.", retry_after_s=1.0)
+
+    async def _follow(self, attempt: Attempt, worker: WorkerInfo, call: PlanCall) -> None:
+        """Reads one worker's answer to its end. After the request's answer, failures are notes."""
+        try:
+            async with aclosing(self._client.execute(worker, call)) as frames:
+                async for frame in frames:
+                    if frame.kind is FrameKind.TOKENS:
+                        await self._relay(attempt, worker, frame)
+                    else:
+                        await self._take(attempt, worker, frame)
+        except RequestError as error:
+            failure = StepFailed(worker, error, is_connection=isinstance(error, WorkerLost))
+            self._fail(attempt, failure)
+        except StepFailed as failure:
+            self._fail(attempt, failure)
+
+    def _fail(self, attempt: Attempt, failure: StepFailed) -> None:
+        attempt.record.fail(failure.worker.name, failure.step, str(failure))
+        if attempt.answer.finish is None:
+            raise failure
+
+    async def _relay(self, attempt: Attempt, worker: WorkerInfo, frame: Frame) -> None:
+        answer = attempt.answer
+        if frame.tokens:
+            if answer.record.first_token_s is None:
+                answer.record.first_token_s = self._clock.time()
+            answer.generated += frame.tokens
+            attempt.streaming()
+            attempt.reservation.generated(worker.name, frame.num_tokens)
+        if frame.payload:
+            answer.last_payload = frame.payload
+            await answer.sink.tokens(frame.payload)
+
+    async def _take(self, attempt: Attempt, worker: WorkerInfo, frame: Frame) -> None:
+        if frame.kind is FrameKind.STEP:
+            self._note(attempt, worker, decode_step_report(frame.payload))
+        elif frame.kind is FrameKind.FINISH:
+            await self._finish(attempt, worker, decode_finish(frame.payload))
+        else:
+            problem = decode_problem(frame.payload)
+            raise StepFailed(worker, problem.error(), step=problem.step)
+
+    def _note(self, attempt: Attempt, worker: WorkerInfo, report: StepReport) -> None:
+        step = attempt.record.note(report).step
+        if report.state == "done" and isinstance(step, RemoteSend):
+            attempt.reservation.prefilled(worker.name)
+        computes = isinstance(step, RemoteSend | StartGenerate) and not step.uses
+        if report.state == "running" and computes:
+            self._history.waited(
+                worker.name, max(0.0, self._clock.time() - attempt.record.started_s)
+            )
+
+    async def _finish(self, attempt: Attempt, worker: WorkerInfo, finish: Finish) -> None:
+        """The end of a generation: of the answer, unless the next stage goes on with it."""
+        attempt.stage_finish = finish
+        answer = attempt.answer
+        if not attempt.is_last_stage and finish.reason == "length" and answer.remaining > 0:
+            return
+        answer.finish = self._total(attempt, worker, finish)
+        self._history.answered(
+            worker.name,
+            answer.finish.prompt_tokens,
+            answer.finish.cached_tokens,
+            answer.finish.completion_tokens,
+        )
+        await answer.sink.finish(answer.finish)
+
+    def _total(self, attempt: Attempt, worker: WorkerInfo, finish: Finish) -> Finish:
+        """The request's own counts. What another worker computed for this plan was not cached."""
+        num_prompt = attempt.answer.request.num_tokens
+        cached = min(num_prompt, finish.cached_tokens)
+        cached -= attempt.record.computed_elsewhere(worker.name)
+        num_output = attempt.num_before + finish.completion_tokens
+        return Finish(finish.reason, num_prompt, num_output, max(0, cached))
+
+    async def _recover(self, answer: Answer, placed: Placed, failure: StepFailed) -> None:
+        """Prepares the next attempt, or raises what makes one useless."""
+        error = failure.error
+        if not (error.retryable or isinstance(error, Gone)):
+            raise error
+        if answer.ending is not None:  # only the worker's word for it was lost
+            num_prompt = answer.request.num_tokens
+            answer.finish = Finish(answer.ending, num_prompt, answer.num_generated, 0)
+            await answer.sink.finish(answer.finish)
+            return
+        if failure.is_connection:
+            self._fleet.report_lost(failure.worker)
+        answer.excluded.add(_culprit(placed, failure))
+        answer.cause = error
+        if not isinstance(error, NoRoom):  # waiting for room is bounded by the deadline alone
+            answer.num_retries += 1
+        if answer.num_retries > self._limits.retries:
+            raise error
+        if answer.generated:
+            answer.deadline = self._deadline()
+        log.warning("plan %s: %s; planning anew", answer.record.id, error)
+
+    def _copy(self, attempt: Attempt, stage: Stage) -> None:
+        """Runs a background stage on its own: its failure is only noted."""
+
+        async def copy() -> None:
+            try:
+                await self._run(attempt, stage)
+            except (StepFailed, RequestError) as error:
+                log.info("plan %s: no copy: %s", attempt.answer.record.id, error)
+            finally:
+                attempt.record.cancel_open()
+
+        task = asyncio.create_task(copy())
+        self._copies.add(task)
+        task.add_done_callback(self._copies.discard)
+
+
+def _root_cause(group: ExceptionGroup[StepFailed]) -> StepFailed:
+    """Of failures at once, the lost connection explains the others."""
+    failures = [error for error in group.exceptions if isinstance(error, StepFailed)]
+    return next((failure for failure in failures if failure.is_connection), failures[0])
+
+
+def _culprit(placed: Placed, failure: StepFailed) -> WorkerName:
+    """Who to leave out: a worker that speaks of a loss, or of room it was not granted, means its
+    peer."""
+    plan, step = placed.decision.plan, failure.step
+    speaks_of_peer = isinstance(failure.error, WorkerLost) or (
+        isinstance(failure.error, NoRoom)
+        and any(isinstance(each, RemoteSend) and each.id == step for each in plan.steps)
+    )
+    peer = other_end(plan, step) if speaks_of_peer and not failure.is_connection else None
+    return peer or failure.worker.name

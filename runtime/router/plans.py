@@ -1,0 +1,176 @@
+"""What became of the last plans: decision, steps, states and timings, for `GET /v1/plans/{id}`.
+
+Steps are driven through compiler.protocol's STEP table here. Keeps no token and no text. Bounded:
+the oldest record goes when a new one comes.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from mserve.compiler.plan import Decision, Step, StepName, WorkerName
+from mserve.compiler.protocol import STEP, ProtocolError, StepEvent, StepState, advance
+from mserve.runtime.errors import EngineFailure
+from mserve.runtime.messages import Finish, StepReport
+
+OPEN_STATES = (StepState.PENDING, StepState.RUNNING)
+
+
+@dataclass(slots=True)
+class StepRecord:
+    """One step as the router has heard of it."""
+
+    step: Step
+    state: StepState = StepState.PENDING
+    report: StepReport | None = None
+    error: str = ""
+
+    def advance(self, event: StepEvent) -> None:
+        self.state = advance(STEP, self.state, event).state
+
+
+@dataclass(slots=True)
+class AttemptRecord:
+    """One decision and how its steps went."""
+
+    started_s: float
+    decision: Decision
+    steps: dict[StepName, StepRecord] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.steps = {step.id: StepRecord(step) for step in self.decision.plan.steps}
+
+    def note(self, report: StepReport) -> StepRecord:
+        """Takes in a worker's report. Raises EngineFailure for one that breaks the protocol."""
+        record = self.steps.get(report.step)
+        if record is None:
+            raise EngineFailure(f"a worker reported on step '{report.step}', which is not its own")
+        try:
+            if record.state is StepState.PENDING:
+                record.advance(StepEvent.START)
+            elif report.state == "running":
+                return record  # said again
+            if report.state == "done":
+                record.advance(StepEvent.FINISH)
+        except ProtocolError as error:
+            raise EngineFailure(
+                f"step '{report.step}' was reported out of turn: {error}"
+            ) from error
+        record.report = report
+        return record
+
+    def fail(self, worker: WorkerName, step: StepName, error: str) -> None:
+        """Fails `step`, or, where the worker did not say which, its first step that is not over."""
+        for record in self.steps.values():
+            is_meant = record.step.id == step or (not step and record.step.worker == worker)
+            if is_meant and record.state in OPEN_STATES:
+                record.advance(StepEvent.FAIL)
+                record.error = error
+                return
+
+    def cancel_open(self) -> None:
+        """Ends every step that is not over."""
+        for record in self.steps.values():
+            if record.state in OPEN_STATES:
+                record.advance(StepEvent.CANCEL)
+
+    def computed_elsewhere(self, worker: WorkerName) -> int:
+        """Prompt tokens that other workers than `worker` have computed for this plan."""
+        return sum(
+            record.report.computed
+            for record in self.steps.values()
+            if record.report is not None and record.step.worker != worker
+        )
+
+
+@dataclass(slots=True)
+class PlanRecord:
+    """One request's plans, attempt by attempt. Times are unix seconds on the router's clock."""
+
+    id: str
+    request_id: str
+    started_s: float
+    prompt_tokens: int
+    state: str = "running"  # running | done | failed | cancelled
+    attempts: list[AttemptRecord] = field(default_factory=list)
+    first_token_s: float | None = None
+    ended_s: float | None = None
+    finish: Finish | None = None
+    error: str = ""
+
+
+class PlanLog:
+    """The last `size` records, by plan id."""
+
+    def __init__(self, size: int = 1_000) -> None:
+        self.size = size
+        self._records: dict[str, PlanRecord] = {}
+
+    def add(self, record: PlanRecord) -> None:
+        self._records[record.id] = record
+        if len(self._records) > self.size:
+            del self._records[next(iter(self._records))]
+
+    def get(self, plan_id: str) -> PlanRecord | None:
+        return self._records.get(plan_id)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __iter__(self) -> Iterator[PlanRecord]:
+        """Newest first."""
+        return reversed(self._records.values())
+
+
+def plan_json(record: PlanRecord) -> dict[str, Any]:
+    """A record as JSON values. Times are milliseconds since the request came in; workers' clocks
+    are taken to agree with the router's."""
+
+    def ms(at_s: float | None) -> float | None:
+        return None if at_s is None else round((at_s - record.started_s) * 1e3, 3)
+
+    return {
+        "id": record.id,
+        "request_id": record.request_id,
+        "state": record.state,
+        "started_s": record.started_s,
+        "prompt_tokens": record.prompt_tokens,
+        "first_token_ms": ms(record.first_token_s),
+        "ended_ms": ms(record.ended_s),
+        "usage": msgspec.to_builtins(record.finish),
+        "error": record.error or None,
+        "attempts": [
+            {
+                "started_ms": ms(attempt.started_s),
+                "strategy": attempt.decision.plan.strategy,
+                "route": attempt.decision.plan.route,
+                "bindings": msgspec.to_builtins(attempt.decision.bindings),
+                "guards": [[route, held] for route, held in attempt.decision.guards],
+                "predicted_ttft_s": attempt.decision.predicted_ttft_s,
+                "steps": [_step_json(step, ms) for step in attempt.steps.values()],
+            }
+            for attempt in record.attempts
+        ],
+    }
+
+
+def _step_json(record: StepRecord, ms: Any) -> dict[str, Any]:
+    step: dict[str, Any] = msgspec.to_builtins(record.step)
+    report = record.report
+    step |= {"state": record.state.value, "error": record.error or None}
+    step |= {"start_ms": None, "end_ms": None}
+    if report is not None:
+        step |= {
+            "start_ms": ms(report.started_s),
+            "end_ms": ms(report.ended_s) if report.state == "done" else None,
+            "matched": report.matched,
+            "computed": report.computed,
+            "received": report.received,
+            "sent": report.sent,
+            "generated": report.generated,
+            "sent_bytes": report.sent_bytes,
+            "received_bytes": report.received_bytes,
+        }
+    return step

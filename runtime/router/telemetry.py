@@ -1,0 +1,69 @@
+"""What the router counts, and how a finished plan changes it."""
+
+from mserve.runtime.metrics import Metrics
+from mserve.runtime.router.fleet import Fleet
+from mserve.runtime.router.plans import PlanRecord
+from mserve.runtime.router.reservations import Reservations
+
+
+class RouterMetrics:
+    """The router's instruments; every name begins with `mserve_router_`."""
+
+    def __init__(self, fleet: Fleet, reservations: Reservations) -> None:
+        self._fleet = fleet
+        self._reservations = reservations
+        metrics = self.metrics = Metrics()
+        self._requests = metrics.counter(
+            "mserve_router_requests_total", "Requests by route and outcome.", "route", "state"
+        )
+        self._retries = metrics.counter(
+            "mserve_router_replans_total", "Plans made anew after a failure."
+        )
+        self._prompt_tokens = metrics.counter(
+            "mserve_router_prompt_tokens_total", "Prompt tokens of answered requests."
+        )
+        self._cached_tokens = metrics.counter(
+            "mserve_router_cached_tokens_total", "Prompt tokens that no engine had to compute."
+        )
+        self._output_tokens = metrics.counter(
+            "mserve_router_output_tokens_total", "Tokens of finished answers."
+        )
+        self._ttft = metrics.histogram(
+            "mserve_router_time_to_first_token_seconds", "From request to first token."
+        )
+        self._duration = metrics.histogram(
+            "mserve_router_request_seconds", "From request to the end of the plan."
+        )
+        self._rejected = metrics.counter(
+            "mserve_router_errors_total", "Requests answered with an error, by status.", "status"
+        )
+        metrics.gauge("mserve_router_workers", "Live workers by pool.", "pool", read=self._workers)
+        metrics.gauge(
+            "mserve_router_reserved_seconds",
+            "Estimated work sent and not done, by worker.",
+            "worker",
+            read=self._reserved,
+        )
+
+    def ended(self, record: PlanRecord) -> None:
+        route = record.attempts[-1].decision.plan.route if record.attempts else ""
+        self._requests.add(1, route, record.state)
+        self._retries.add(max(0, len(record.attempts) - 1))
+        if record.first_token_s is not None:
+            self._ttft.observe(record.first_token_s - record.started_s)
+        if record.ended_s is not None:
+            self._duration.observe(record.ended_s - record.started_s)
+        if record.finish is not None:
+            self._prompt_tokens.add(record.finish.prompt_tokens)
+            self._cached_tokens.add(record.finish.cached_tokens)
+            self._output_tokens.add(record.finish.completion_tokens)
+
+    def failed(self, status: int) -> None:
+        self._rejected.add(1, str(status))
+
+    def _workers(self) -> dict[tuple[str, ...], float]:
+        return {(pool,): len(names) for pool, names in self._fleet.snapshot.pools.items()}
+
+    def _reserved(self) -> dict[tuple[str, ...], float]:
+        loads = self._reservations.loads()
+        return {(worker,): load.seconds for worker, load in loads.items()}

@@ -1,0 +1,117 @@
+"""`mserve serve`: a cluster on one machine from one strategy file. Starts what is needed, in order:
+Redis (unless one is given), the workers of every pool, the router; stops everything together.
+
+The workers are processes of their own; the router runs in this one.
+"""
+
+import asyncio
+import logging
+import sys
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+
+from mserve.compiler.observe import Strategy
+from mserve.compiler.plan import PoolSpec
+from mserve.runtime.clock import LoopClock
+from mserve.runtime.cluster.launch import Child, ChildExit, Supervisor
+from mserve.runtime.cluster.redis_server import RedisServer
+from mserve.runtime.cluster.registry_redis import RedisRegistry
+from mserve.runtime.config import EngineOptions, ServeOptions, threads_per_worker
+from mserve.runtime.errors import ConfigError
+from mserve.runtime.http_server import bind
+from mserve.runtime.router.server import RouterConfig, run_router
+
+logger = logging.getLogger("mserve.serve")
+
+
+async def serve_cluster(
+    strategy: Strategy,
+    options: ServeOptions,
+    stop: asyncio.Event,
+    on_ready: Callable[[str], None] = lambda url: None,
+) -> None:
+    """Serves until `stop`. Calls `on_ready` with the router's URL. Raises ConfigError."""
+    children = _plan_workers(strategy, options)
+    listener = bind(options.host, options.port)
+    async with AsyncExitStack() as stack:
+        stack.callback(listener.close)
+        redis = options.cluster.redis
+        if not redis:
+            redis = (await stack.enter_async_context(await RedisServer.start())).url
+        registry = await RedisRegistry.open(redis, options.cluster.cluster, LoopClock())
+        stack.push_async_callback(registry.close)
+        supervisor = await stack.enter_async_context(Supervisor(_report))
+        await supervisor.start([_worker(*child, redis, options, registry) for child in children])
+        config = RouterConfig(
+            strategy=strategy,
+            model=options.model,
+            served_model=options.served_model,
+            redis=redis,
+            cluster=options.cluster.cluster,
+        )
+        await run_router(config, listener, stop, on_ready)
+
+
+def _plan_workers(strategy: Strategy, options: ServeOptions) -> list[tuple[str, EngineOptions]]:
+    """The name and the engine of every worker to start, pool by pool."""
+    counts = {pool.name: options.workers.get(pool.name, pool.workers) for pool in strategy.pools}
+    for name in options.workers:
+        if name not in counts:
+            known = ", ".join(counts)
+            raise ConfigError(f"Strategy '{strategy.name}' has no pool '{name}'; it has {known}.")
+    threads = options.engine.threads or threads_per_worker(sum(counts.values()))
+    return [
+        (f"{pool.name}-{index}", _engine(pool, replace(options.engine, threads=threads)))
+        for pool in strategy.pools
+        for index in range(counts[pool.name])
+    ]
+
+
+def _engine(pool: PoolSpec, options: EngineOptions) -> EngineOptions:
+    """What the strategy says of the pool's batches goes before the command line."""
+    batch = pool.settings.get("batch")
+    if not isinstance(batch, dict):
+        return options
+    tokens = int(batch.get("tokens", options.max_batch_tokens))
+    chunk = int(batch.get("chunk", options.chunk_tokens))
+    return replace(options, max_batch_tokens=tokens, chunk_tokens=min(chunk, tokens))
+
+
+def _worker(
+    name: str, engine: EngineOptions, redis: str, options: ServeOptions, registry: RedisRegistry
+) -> Child:
+    arguments = {
+        "--name": name,
+        "--pool": name.rpartition("-")[0],
+        "--model": options.model,
+        "--redis": redis,
+        "--cluster-id": options.cluster.cluster,
+        "--device": engine.device,
+        "--dtype": engine.dtype,
+        "--page-size": engine.page_size,
+        "--kv-memory": engine.kv_memory_bytes,
+        "--max-model-len": engine.max_model_len,
+        "--max-batch-tokens": engine.max_batch_tokens,
+        "--chunk-tokens": engine.chunk_tokens,
+        "--max-running": engine.max_running,
+        "--threads": engine.threads,
+    }
+    argv = [sys.executable, "-m", "mserve", "worker"]
+    for flag, value in arguments.items():
+        if value is not None:
+            argv += [flag, str(value)]
+
+    async def has_joined() -> bool:
+        return any(member.info.name == name for member in await registry.members())
+
+    # One arena of the allocator per thread would multiply the memory of torch's buffers.
+    env = {"OMP_NUM_THREADS": str(engine.threads), "MALLOC_ARENA_MAX": "2"}
+    log = options.log_dir / f"{name}.log" if options.log_dir else None
+    return Child(name, argv, env, ready=has_joined, log=log)
+
+
+def _report(exit_: ChildExit) -> None:
+    how = f"signal {-exit_.code}" if exit_.code < 0 else f"exit code {exit_.code}"
+    lines = "\n  ".join(exit_.last_lines[-10:])
+    logger.error("worker %s ended (%s); its last lines:\n  %s", exit_.name, how, lines)

@@ -1,0 +1,109 @@
+"""Staging slots: the only memory that a network may touch while a message is under way.
+
+Owns a bounded set of payload buffers and who holds them, in total and per peer, so that one slow
+peer cannot take every slot. It knows neither connections nor requests: its owner gives a slot
+back once nothing touches it any more.
+"""
+
+import mmap
+from collections import Counter
+from collections.abc import Callable
+
+from mserve.runtime.transport.base import MAX_PAYLOAD_BYTES
+
+BufferAllocator = Callable[[int], memoryview]
+"""Writable bytes, as many as asked for, at an address that never changes."""
+
+
+def anonymous_pages(num_bytes: int) -> memoryview:
+    """Page-aligned private memory; the system commits it at the first touch."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    return memoryview(mmap.mmap(-1, num_bytes, flags=flags))
+
+
+class StagingSlot:
+    """One buffer of a ring, held for `peer`. `view` is exactly as long as was asked for."""
+
+    __slots__ = ("_buffer", "_ring", "_sent", "peer", "view")
+
+    def __init__(self, ring: "SlotRing", peer: bytes, buffer: memoryview, num_bytes: int) -> None:
+        self.peer = peer
+        self.view = buffer[:num_bytes]
+        self._buffer: memoryview | None = buffer
+        self._ring = ring
+        self._sent = False
+
+    def release(self) -> None:
+        """Gives back a slot that was not sent."""
+        assert not self._sent, "a sent slot belongs to its transport"
+        self._ring.give_back(self)
+
+    def take_over(self, peer: bytes) -> None:
+        """Marks the slot as sent: from here on only its transport gives it back."""
+        assert self._buffer is not None, "a released slot cannot be sent"
+        assert not self._sent, "a slot is sent once"
+        assert self.peer == peer, "a slot goes to the peer it was staged for"
+        self._sent = True
+
+    def reclaim(self) -> None:
+        """For its transport: nothing touches the bytes any more."""
+        self._ring.give_back(self)
+
+    def vacate(self) -> memoryview:
+        """The buffer, for the ring to lend again."""
+        buffer, self._buffer = self._buffer, None
+        assert buffer is not None, "a slot is given back once"
+        return buffer
+
+
+class SlotRing:
+    """At most `num_slots` buffers, at most `slots_per_peer` of them held for one peer.
+
+    Buffers are allocated when first needed and reused, the most recently used first.
+    """
+
+    def __init__(
+        self,
+        num_slots: int,
+        slots_per_peer: int,
+        *,
+        allocate: BufferAllocator = anonymous_pages,
+        slot_bytes: int = MAX_PAYLOAD_BYTES,
+    ) -> None:
+        assert 0 < slots_per_peer <= num_slots, "a peer's share is at least one slot of the ring"
+        self._num_slots = num_slots
+        self._slots_per_peer = slots_per_peer
+        self._allocate = allocate
+        self._slot_bytes = slot_bytes
+        self._num_allocated = 0
+        self._vacant: list[memoryview] = []
+        self._held: Counter[bytes] = Counter()
+
+    @property
+    def num_held(self) -> int:
+        """Slots held by anyone, in total."""
+        return self._num_allocated - len(self._vacant)
+
+    def has_room(self, peer: bytes) -> bool:
+        """Whether `take` would succeed for this peer."""
+        return self.num_held < self._num_slots and self._held[peer] < self._slots_per_peer
+
+    def take(self, peer: bytes, num_bytes: int) -> StagingSlot | None:
+        """A slot of `num_bytes` for `peer`, or None while its share or the ring is exhausted."""
+        assert 0 < num_bytes <= self._slot_bytes, "a payload fills at most one slot"
+        if not self.has_room(peer):
+            return None
+        if self._vacant:
+            buffer = self._vacant.pop()
+        else:
+            buffer = self._allocate(self._slot_bytes)
+            self._num_allocated += 1
+        self._held[peer] += 1
+        return StagingSlot(self, peer, buffer, num_bytes)
+
+    def give_back(self, slot: StagingSlot) -> None:
+        """Ends the slot's life; nothing may touch its bytes any more."""
+        self._vacant.append(slot.vacate())
+        self._held[slot.peer] -= 1
+        if not self._held[slot.peer]:
+            del self._held[slot.peer]

@@ -1,0 +1,115 @@
+"""Keeps the cluster informed of one worker: membership, heartbeats, cached blocks.
+
+Runs in the HTTP process. When the cluster's store is away it keeps trying, and publishes everything
+anew once it is back; serving does not wait for it.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from mserve.runtime.cluster.membership import (
+    HEARTBEAT_INTERVAL_S,
+    BlockEvents,
+    PrefixIndex,
+    Registry,
+    WorkerInfo,
+    WorkerStats,
+)
+from mserve.runtime.errors import Unavailable
+from mserve.runtime.worker import ipc
+
+logger = logging.getLogger("mserve.worker")
+
+MAX_BACKLOG = 10_000  # batches of block events kept while the store is away; then resync
+
+
+class Announcer:
+    """`snapshot` asks the engine for everything it caches; `stats` is its latest state."""
+
+    def __init__(
+        self,
+        info: WorkerInfo,
+        registry: Registry,
+        index: PrefixIndex,
+        snapshot: Callable[[], Awaitable[ipc.Snapshot]],
+        stats: Callable[[], WorkerStats],
+    ) -> None:
+        self._info = info
+        self._registry = registry
+        self._index = index
+        self._snapshot = snapshot
+        self._stats = stats
+        self._events: deque[BlockEvents] = deque(maxlen=MAX_BACKLOG)
+        self._arrived = asyncio.Event()
+        self._must_resync = False  # a new incarnation starts empty at both ends
+
+    def blocks_changed(self, events: BlockEvents) -> None:
+        self._events.append(events)
+        self._arrived.set()
+
+    async def join(self) -> None:
+        """Raises what the registry raises: a worker that cannot be found must not start."""
+        await self._registry.announce(self._info)
+
+    async def run(self) -> None:
+        """Until cancelled. Raises Gone when another incarnation has taken this worker's name."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._beat())
+            tasks.create_task(self._publish())
+
+    async def leave(self) -> None:
+        """Best effort: a worker that cannot say goodbye is missed soon anyway."""
+        try:
+            await self._registry.leave(self._info.name, self._info.incarnation)
+            await self._index.forget(self._info.name, self._info.incarnation)
+        except Unavailable as error:
+            logger.warning("could not leave the cluster: %s", error)
+
+    async def _beat(self) -> None:
+        while True:
+            try:
+                known = await self._registry.heartbeat(
+                    self._info.name, self._info.incarnation, self._stats()
+                )
+                if not known:
+                    await self._registry.announce(self._info)
+                    self._must_resync = True
+                    self._arrived.set()
+            except Unavailable as error:
+                logger.warning("no heartbeat: %s", error)
+            await asyncio.sleep(HEARTBEAT_INTERVAL_S)
+
+    async def _publish(self) -> None:
+        while True:
+            try:
+                if self._must_resync:
+                    await self._resync()
+                while self._events:
+                    await self._publish_next()
+            except Unavailable as error:
+                logger.warning("the prefix index is away: %s", error)
+                self._must_resync = True
+                await asyncio.sleep(HEARTBEAT_INTERVAL_S)
+                continue
+            await self._arrived.wait()
+            self._arrived.clear()
+
+    async def _publish_next(self) -> None:
+        events = self._events[0]
+        accepted = await self._index.publish(self._info.name, self._info.incarnation, events)
+        if accepted:
+            if self._events and self._events[0] is events:
+                self._events.popleft()
+        else:
+            await self._resync()
+
+    async def _resync(self) -> None:
+        snapshot = await self._snapshot()
+        await self._index.resync(
+            self._info.name, self._info.incarnation, snapshot.sequence, snapshot.blocks
+        )
+        while self._events and self._events[0].sequence <= snapshot.sequence:
+            self._events.popleft()
+        self._must_resync = False

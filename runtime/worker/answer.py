@@ -1,0 +1,72 @@
+"""The answer to one plan call: turns the engine's events about its steps into frames.
+
+Knows the events (ipc.py) and the frames (messages.py); neither HTTP nor the engine.
+"""
+
+from collections.abc import Callable
+
+from mserve.runtime.messages import (
+    FrameKind,
+    PlanCall,
+    StartGenerateCall,
+    StepReport,
+    encode,
+    encode_frame,
+)
+from mserve.runtime.tokenizer import StreamDecoder
+from mserve.runtime.worker import ipc
+from mserve.runtime.worker.streams import TextStream, finish_frame
+
+
+class PlanAnswer:
+    """Frames of one plan call. `is_done` once every step the call named has ended."""
+
+    def __init__(self, call: PlanCall, make_decoder: Callable[[], StreamDecoder]) -> None:
+        self.key = call.key
+        self._pending = {step.step for step in call.steps}
+        self._streams = {
+            step.step: TextStream(make_decoder(), step.sampling, step.render)
+            for step in call.steps
+            if isinstance(step, StartGenerateCall)
+        }
+        self.failed = False
+        self.stop_found = False  # a stop string ended the text; the engine should stop too
+
+    @property
+    def is_done(self) -> bool:
+        return self.failed or not self._pending
+
+    def frames(self, event: ipc.Stepped | ipc.Token | ipc.Failed) -> bytes:
+        """What to write for one event; empty if it concerns another call's steps."""
+        match event:
+            case ipc.Token():
+                return self._token(event)
+            case ipc.Stepped():
+                return self._report(event.report)
+            case ipc.Failed():
+                self.failed = True
+                return encode_frame(FrameKind.PROBLEM, encode(event.problem))
+
+    def _token(self, event: ipc.Token) -> bytes:
+        stream = self._streams.get(event.step)
+        if stream is None or self.is_done:
+            return b""
+        out = b"" if stream.finished else stream.feed(event.token, event.finish)
+        self.stop_found = stream.finished and not event.finish
+        if event.finish:
+            out += finish_frame(
+                "stop" if stream.stopped else event.finish,
+                event.prompt_tokens,
+                stream.num_sent,
+                event.cached_tokens,
+            )
+            if event.report is not None:
+                out += self._report(event.report)
+        return out
+
+    def _report(self, report: StepReport) -> bytes:
+        if report.step not in self._pending:
+            return b""
+        if report.state == "done":
+            self._pending.discard(report.step)
+        return encode_frame(FrameKind.STEP, encode(report))

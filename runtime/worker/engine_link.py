@@ -1,0 +1,144 @@
+"""The HTTP process's end of the socket to the engine process, as asyncio calls and per-plan queues.
+
+Starts the engine process and notices its end. Knows the messages of ipc.py, no HTTP.
+"""
+
+import asyncio
+import itertools
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+
+import msgspec
+
+from mserve.runtime.cluster.membership import WorkerStats
+from mserve.runtime.errors import ConfigError, Unavailable
+from mserve.runtime.worker import ipc
+
+PlanEvent = ipc.Stepped | ipc.Token | ipc.Failed
+
+
+class EngineLink:
+    """One engine process. Events of a plan go to the queue opened for its key; others to callbacks."""
+
+    def __init__(self, on_blocks: Callable[[ipc.Blocks], None]) -> None:
+        self._on_blocks = on_blocks
+        self._queues: dict[str, set[asyncio.Queue[PlanEvent]]] = {}
+        self._replies: dict[int, asyncio.Future[ipc.Reply | ipc.Snapshot]] = {}
+        self._requests = itertools.count(1)
+        self._ready: asyncio.Future[ipc.Ready] = asyncio.get_running_loop().create_future()
+        self._process: asyncio.subprocess.Process | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self.closed = asyncio.Event()  # the engine process is gone
+        self.stats = ipc.Stats(WorkerStats(), tickets=0)
+
+    async def start(self, config: ipc.EngineConfig) -> ipc.Ready:
+        """Starts the engine process; raises ConfigError with its reason if it cannot serve."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "mserve.runtime.worker.process",
+                str(theirs.fileno()),
+                pass_fds=(theirs.fileno(),),
+                stdin=asyncio.subprocess.DEVNULL,
+                # ucxx sets a variable that this UCX does not read; nobody can do anything about it.
+                env={**os.environ, "UCX_WARN_UNUSED_ENV_VARS": "n"},
+            )
+        reader, self._writer = await asyncio.open_connection(sock=ours)
+        body = msgspec.msgpack.encode(config)
+        self._writer.write(len(body).to_bytes(4, "little") + body)
+        self._reader_task = asyncio.create_task(self._read(reader))
+        return await self._ready
+
+    async def stop(self) -> None:
+        """Closes the socket, which ends the engine process, and waits for it."""
+        if self._writer is not None:
+            self._writer.close()
+            with suppress(ConnectionError):
+                await self._writer.wait_closed()
+        if self._process is not None:
+            try:
+                await asyncio.wait_for(self._process.wait(), 5.0)
+            except TimeoutError:
+                self._process.kill()
+                await self._process.wait()
+
+    # --- plans ---------------------------------------------------------------------------------
+
+    def subscribe(self, key: str) -> asyncio.Queue[PlanEvent]:
+        queue: asyncio.Queue[PlanEvent] = asyncio.Queue()
+        self._queues.setdefault(key, set()).add(queue)
+        return queue
+
+    def unsubscribe(self, key: str, queue: asyncio.Queue[PlanEvent]) -> None:
+        queues = self._queues.get(key, set())
+        queues.discard(queue)
+        if not queues:
+            self._queues.pop(key, None)
+
+    def send(self, command: ipc.Command) -> None:
+        """Raises Unavailable when the engine process is gone."""
+        if self._writer is None or self.closed.is_set():
+            raise Unavailable("The worker's engine process is gone.")
+        self._writer.write(ipc.encode_frame([command]))
+
+    async def ask(self, make: Callable[[int], ipc.Command]) -> ipc.Reply | ipc.Snapshot:
+        """Sends a command made with a fresh request number and waits for its answer."""
+        request = next(self._requests)
+        future: asyncio.Future[ipc.Reply | ipc.Snapshot]
+        future = self._replies[request] = asyncio.get_running_loop().create_future()
+        try:
+            self.send(make(request))
+            return await future
+        finally:
+            del self._replies[request]
+
+    async def ask_json(self, make: Callable[[int], ipc.Command]) -> dict[str, object]:
+        reply = await self.ask(make)
+        assert isinstance(reply, ipc.Reply), "only Resync is answered by a snapshot"
+        body: dict[str, object] = json.loads(reply.body)
+        return body
+
+    # --- reading -------------------------------------------------------------------------------
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        buffer = bytearray()
+        with suppress(ConnectionError):
+            while data := await reader.read(1 << 18):
+                buffer += data
+                for body in ipc.split_frames(buffer):
+                    for event in ipc.decode_events(body):
+                        self._dispatch(event)
+        self._lose()
+
+    def _dispatch(self, event: ipc.Event) -> None:
+        match event:
+            case ipc.Token() | ipc.Stepped() | ipc.Failed():
+                for queue in self._queues.get(event.key, ()):
+                    queue.put_nowait(event)
+            case ipc.Blocks():
+                self._on_blocks(event)
+            case ipc.Stats():
+                self.stats = event
+            case ipc.Reply() | ipc.Snapshot():
+                if event.request in self._replies:
+                    self._replies[event.request].set_result(event)
+            case ipc.Ready():
+                self._ready.set_result(event)
+            case ipc.FailedStart():
+                self._ready.set_exception(ConfigError(event.detail))
+
+    def _lose(self) -> None:
+        self.closed.set()
+        if not self._ready.done():
+            self._ready.set_exception(
+                ConfigError("The engine process ended while it started; its last lines say why.")
+            )
+        for future in self._replies.values():
+            if not future.done():
+                future.set_exception(Unavailable("The worker's engine process is gone."))

@@ -1,0 +1,253 @@
+"""The sending side of KV transfers: cursors over a sequence's pages, layer by layer.
+
+Lives in the engine process. A send announces itself when its plan starts and computes meanwhile;
+once granted, KV goes out as soon as a layer has it, as far as the transport has staging slots, so
+compute never waits for the wire. Every change goes through `compiler.protocol.SEND`.
+
+    order of messages of one ticket   for each piece [a, b): layer 0, 1, ..., L-1
+    a piece ends where layer 0 is computed when the piece begins, or at the size of a message
+"""
+
+from dataclasses import dataclass
+from math import inf
+from typing import Protocol
+
+from mserve.compiler.protocol import SEND, Effect, SendEvent, SendState, advance
+from mserve.runtime.engine.batching import Batch, KvStore
+from mserve.runtime.engine.sequence import Sequence
+from mserve.runtime.errors import BY_KIND, EngineFailure, NoRoom, RequestError, WorkerLost
+from mserve.runtime.messages import Receiver, RemoteSendCall
+from mserve.runtime.transport.base import MAX_PAYLOAD_BYTES, Transport
+from mserve.runtime.worker import wire
+
+_ENDED = (SendState.ACKNOWLEDGED, SendState.ABORTED)
+
+
+class SenderHost(Protocol):
+    """What sends ask of the worker they live in."""
+
+    def sequence(self, key: str) -> Sequence | None: ...
+
+    def sent(self, key: str, step: str, num_tokens: int, num_bytes: int, now: float) -> None:
+        """Every receiver of the step has everything."""
+        ...
+
+    def fail(self, key: str, error: RequestError, step: str, now: float) -> None:
+        """The plan cannot go on at this worker."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Outgoing:
+    """One receiver's copy of a send: `[position, end)` is still to go."""
+
+    key: str
+    step: str
+    ticket: str
+    peer: bytes
+    worker: str
+    end: int
+    deadline_s: float  # for the grant, then for the acknowledgement
+    state: SendState = SendState.OPENING
+    begin: int = 0  # set by the grant
+    position: int = 0
+    piece_end: int = 0
+    layer: int = 0
+    sent_bytes: int = 0
+
+
+class Sends:
+    """All sends of one engine process."""
+
+    def __init__(
+        self,
+        host: SenderHost,
+        kv: KvStore,
+        transport: Transport,
+        worker: str,
+        fingerprint: str,
+        grant_timeout_s: float = 30.0,
+        max_message_bytes: int = MAX_PAYLOAD_BYTES,
+    ) -> None:
+        self._host = host
+        self._kv = kv
+        self._transport = transport
+        self._worker = worker
+        self._fingerprint = fingerprint
+        self._timeout_s = grant_timeout_s
+        self._piece_tokens = max(1, max_message_bytes // kv.bytes_per_token_layer)
+        self._outgoing: dict[str, Outgoing] = {}
+        self._in_flight: dict[str, int] = {}  # key -> chunk end of the running batch
+        self._layers_done = 0  # of the running batch
+
+    def __len__(self) -> int:
+        return len(self._outgoing)
+
+    # --- the plan's side -----------------------------------------------------------------------
+
+    def open(self, key: str, call: RemoteSendCall, now: float) -> None:
+        """Announces the range to every receiver."""
+        for receiver in call.to:
+            self._announce(key, call, receiver, now)
+
+    def _announce(self, key: str, call: RemoteSendCall, receiver: Receiver, now: float) -> None:
+        self._outgoing[receiver.ticket] = Outgoing(
+            key=key,
+            step=call.step,
+            ticket=receiver.ticket,
+            peer=receiver.address,
+            worker=receiver.worker,
+            end=call.end,
+            deadline_s=now + self._timeout_s,
+        )
+        message = wire.Open(
+            receiver.ticket,
+            self._worker,
+            receiver.incarnation,
+            self._fingerprint,
+            call.begin,
+            call.end,
+        )
+        self._transport.send(receiver.address, wire.encode(message))
+
+    def end(self, key: str, now: float) -> None:
+        """The plan is over at this worker: whatever still goes out is aborted."""
+        for outgoing in [o for o in self._outgoing.values() if o.key == key]:
+            if outgoing.state not in _ENDED:
+                self._advance(outgoing, SendEvent.ABORT)
+                message = wire.Abort(outgoing.ticket, "its plan was cancelled")
+                self._transport.send(outgoing.peer, wire.encode(message))
+            del self._outgoing[outgoing.ticket]
+
+    # --- the receivers' side -------------------------------------------------------------------
+
+    def on_grant(self, peer: bytes, message: wire.Grant, now: float) -> None:
+        outgoing = self._owned(peer, message.ticket, SendEvent.GRANT)
+        if outgoing is not None:
+            outgoing.begin = outgoing.position = min(message.begin, outgoing.end)
+            outgoing.deadline_s = inf
+            self._advance(outgoing, SendEvent.GRANT)
+            self._flush(outgoing)
+
+    def on_ack(self, peer: bytes, message: wire.Ack, now: float) -> None:
+        outgoing = self._owned(peer, message.ticket, SendEvent.ACK)
+        if outgoing is None:
+            return
+        self._advance(outgoing, SendEvent.ACK)
+        copies = [
+            o for o in self._outgoing.values() if o.key == outgoing.key and o.step == outgoing.step
+        ]
+        if all(copy.state in _ENDED for copy in copies):
+            num_tokens = sum(copy.end - copy.begin for copy in copies)
+            num_bytes = sum(copy.sent_bytes for copy in copies)
+            for copy in copies:
+                del self._outgoing[copy.ticket]
+            self._host.sent(outgoing.key, outgoing.step, num_tokens, num_bytes, now)
+
+    def on_refuse(self, peer: bytes, message: wire.Refuse, now: float) -> None:
+        error = BY_KIND.get(message.kind, EngineFailure)(message.detail)
+        self._abort(self._owned(peer, message.ticket, SendEvent.ABORT), error, now)
+
+    def peer_lost(self, peer: bytes, reason: str, now: float) -> None:
+        for outgoing in [o for o in self._outgoing.values() if o.peer == peer]:
+            detail = f"The connection to {outgoing.worker} is gone: {reason}"
+            if outgoing.state not in _ENDED:
+                self._abort(outgoing, WorkerLost(detail), now)
+
+    def expire(self, now: float) -> None:
+        for outgoing in [o for o in self._outgoing.values() if o.deadline_s <= now]:
+            detail = f"{outgoing.worker} had no room for the KV within {self._timeout_s:g} s."
+            self._abort(outgoing, NoRoom(detail, retry_after_s=1.0), now)
+
+    # --- the model's side ----------------------------------------------------------------------
+
+    def begin_step(self, batch: Batch) -> bool:
+        """Notes which positions the batch computes. True if a send waits for any of them."""
+        sending = {outgoing.key for outgoing in self._outgoing.values()}
+        self._in_flight = {
+            chunk.sequence.key: chunk.end
+            for chunk in batch.prefill
+            if chunk.sequence.key in sending
+        }
+        self._layers_done = 0
+        return bool(self._in_flight)
+
+    def layer_done(self, layer: int) -> None:
+        self._layers_done = layer + 1
+        self.pump()
+
+    def end_step(self) -> None:
+        self._in_flight = {}
+        self._layers_done = 0
+
+    def pump(self) -> bool:
+        """Sends what is computed, as far as there are slots. True if it waits for a slot."""
+        waiting = False
+        for outgoing in list(self._outgoing.values()):
+            if outgoing.state in (SendState.GRANTED, SendState.SENDING):
+                waiting |= self._pump_one(outgoing)
+        return waiting
+
+    def _pump_one(self, outgoing: Outgoing) -> bool:
+        sequence = self._host.sequence(outgoing.key)
+        if sequence is None:
+            return False
+        while outgoing.position < outgoing.end:
+            if outgoing.layer == 0:
+                limit = min(self._computed(sequence, 0), outgoing.end)
+                outgoing.piece_end = min(limit, outgoing.position + self._piece_tokens)
+            if self._computed(sequence, outgoing.layer) < max(
+                outgoing.piece_end, outgoing.position + 1
+            ):
+                return False
+            if not self._send_piece(outgoing, sequence):
+                return True
+        self._flush(outgoing)
+        return False
+
+    def _computed(self, sequence: Sequence, layer: int) -> int:
+        """Positions of `layer` whose KV is in the pages."""
+        if layer < self._layers_done:
+            return self._in_flight.get(sequence.key, sequence.num_computed)
+        return sequence.num_computed
+
+    def _send_piece(self, outgoing: Outgoing, sequence: Sequence) -> bool:
+        """One layer of the current piece. False if the transport has no slot for it now."""
+        begin, end = outgoing.position, outgoing.piece_end
+        num_bytes = (end - begin) * self._kv.bytes_per_token_layer
+        slot = self._transport.stage(outgoing.peer, num_bytes)
+        if slot is None:
+            return False
+        self._kv.read(sequence.pages, outgoing.layer, begin, end, slot.view)
+        header = wire.encode(wire.Data(outgoing.ticket, outgoing.layer, begin, end))
+        self._transport.send(outgoing.peer, header, slot)
+        self._advance(outgoing, SendEvent.DATA)
+        outgoing.sent_bytes += num_bytes
+        outgoing.layer += 1
+        if outgoing.layer == self._kv.num_layers:
+            outgoing.layer, outgoing.position = 0, end
+        return True
+
+    def _flush(self, outgoing: Outgoing) -> None:
+        if outgoing.position >= outgoing.end and outgoing.state is not SendState.FLUSHED:
+            self._transport.send(outgoing.peer, wire.encode(wire.Fin(outgoing.ticket)))
+            self._advance(outgoing, SendEvent.FIN)
+
+    # --- inside --------------------------------------------------------------------------------
+
+    def _owned(self, peer: bytes, name: str, event: SendEvent) -> Outgoing | None:
+        outgoing = self._outgoing.get(name)
+        if outgoing is None or outgoing.peer != peer or (outgoing.state, event) not in SEND:
+            return None
+        return outgoing
+
+    def _abort(self, outgoing: Outgoing | None, error: RequestError, now: float) -> None:
+        if outgoing is not None and outgoing.state not in _ENDED:
+            self._advance(outgoing, SendEvent.ABORT)
+            self._host.fail(outgoing.key, error, outgoing.step, now)
+
+    def _advance(self, outgoing: Outgoing, event: SendEvent) -> None:
+        transition = advance(SEND, outgoing.state, event)
+        outgoing.state = transition.state
+        if Effect.UNPIN in transition.effects:
+            outgoing.deadline_s = inf

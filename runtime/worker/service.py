@@ -1,0 +1,361 @@
+"""A worker without its processes: engine, tickets and sends of one worker, joined. Sans-IO.
+
+Takes plan calls and what the transport brought, runs nothing itself, and hands out the events that
+the HTTP process passes on. Whoever drives it (worker/process.py, or a virtual clock) supplies time.
+"""
+
+from collections.abc import Callable
+
+from msgspec.structs import asdict
+
+from mserve.compiler.protocol import StepState, TicketEvent
+from mserve.runtime.cluster.membership import BlockEvents
+from mserve.runtime.engine import events
+from mserve.runtime.engine.batching import Batch, KvStore, StepOutput
+from mserve.runtime.engine.engine import Engine
+from mserve.runtime.engine.sequence import Sequence, SequenceState
+from mserve.runtime.errors import EngineFailure, Gone, RequestError, Unavailable
+from mserve.runtime.messages import (
+    CommitCall,
+    PlanCall,
+    PrepRecvCall,
+    Problem,
+    ReleaseCall,
+    RemoteSendCall,
+    StartGenerateCall,
+)
+from mserve.runtime.transport.base import PeerLost, Received, Transport
+from mserve.runtime.worker import ipc, wire
+from mserve.runtime.worker.sends import Sends
+from mserve.runtime.worker.sessions import Session, Sessions
+from mserve.runtime.worker.tickets import Ticket, Tickets
+
+
+class WorkerService:
+    """The microserving calls over one engine (LLM microserving, section 3).
+
+    `unix_s(now)` turns the driver's clock into unix seconds for reports.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        kv: KvStore,
+        transport: Transport,
+        *,
+        worker: str,
+        incarnation: str,
+        fingerprint: str,
+        unix_s: Callable[[float], float],
+        lease_s: float = 10.0,
+    ) -> None:
+        self._engine = engine
+        self._transport = transport
+        self._incarnation = incarnation
+        self._unix_s = unix_s
+        self._sessions = Sessions()
+        self._tickets = Tickets(self, kv, transport, incarnation, fingerprint, lease_s)
+        self._sends = Sends(self, kv, transport, worker, fingerprint)
+        self._outbox: list[ipc.Event] = []
+        self._block_sequence = 0
+        self._sends_hooked = False
+        self.draining = False
+
+    # --- calls ---------------------------------------------------------------------------------
+
+    def submit(self, call: PlanCall, held: bool, now: float) -> None:
+        """Takes a plan call whole or refuses it whole, with a Failed event."""
+        try:
+            self._admit(call, now)
+        except RequestError as error:
+            self._outbox.append(ipc.Failed(call.key, Problem.of(error)))
+            return
+        session = self._sessions.begin(call, self._unix_s(now))
+        for step in call.steps:
+            match step:
+                case PrepRecvCall():
+                    matched = self._engine.match_length(call.tokens, call.salt)
+                    self._start(session, step.step, now, matched=min(matched, step.end))
+                    self._tickets.register(call.key, step, held, now)
+                case RemoteSendCall():
+                    self._start(session, step.step, now)
+                    self._sends.open(call.key, step, now)
+                    self._use(step.uses, held, now)
+                case StartGenerateCall():
+                    self._use(step.uses, held, now)
+                case CommitCall():
+                    self._tickets.want(step.ticket, TicketEvent.COMMIT, now)
+                case ReleaseCall():
+                    self.cancel(call.key, now)
+
+    def _admit(self, call: PlanCall, now: float) -> None:
+        if self.draining:
+            raise Unavailable("The worker is draining and takes no new plans.", retry_after_s=1.0)
+        if call.incarnation not in ("", self._incarnation):
+            raise Gone("The call means an earlier incarnation of this worker.")
+        self._sessions.check(call)
+        self._engine.submit(call, now)
+
+    def _use(self, names: tuple[str, ...], held: bool, now: float) -> None:
+        if held:
+            self._tickets.hold(names, now, held=True)
+        for name in names:
+            self._tickets.want(name, TicketEvent.USE, now)
+
+    def cancel(self, key: str, now: float) -> None:
+        """Ends a plan here at once; idempotent."""
+        self._engine.cancel(key, now)
+        self._end(key, now)
+
+    def stop_generating(self, key: str, now: float) -> None:
+        """The answer's text is complete: the engine ends it with its next token."""
+        self._engine.finish_early(key, now)
+
+    def release(self, names: tuple[str, ...], now: float) -> int:
+        """Ends the plans that hold these tickets; returns how many were found."""
+        keys = {ticket.key for name in names if (ticket := self._tickets.get(name))}
+        for key in keys:
+            self.fail(key, Gone("The ticket was released."), "", now)
+        return len(keys)
+
+    def renew(self, names: tuple[str, ...], now: float) -> int:
+        return self._tickets.hold(names, now)
+
+    # --- the step loop -------------------------------------------------------------------------
+
+    def plan(self, now: float) -> Batch | None:
+        batch = self._engine.plan(now)
+        self._relay(now)
+        self._sends_hooked = batch is not None and self._sends.begin_step(batch)
+        return batch
+
+    @property
+    def wants_layers(self) -> bool:
+        """Sends wait for KV of the running batch: call `layer_done` at every layer."""
+        return self._sends_hooked
+
+    def layer_done(self, layer: int) -> None:
+        self._sends.layer_done(layer)
+
+    def commit(self, batch: Batch, output: StepOutput, now: float) -> None:
+        self._engine.commit(batch, output, now)
+        self._sends.end_step()
+        self._relay(now)
+
+    def fail_batch(self, batch: Batch, detail: str, now: float) -> None:
+        """The runner failed: every plan of the batch ends with EngineFailure, the rest goes on."""
+        sequences = [chunk.sequence for chunk in batch.prefill] + list(batch.decode)
+        self._engine.abandon(batch, {s.key: EngineFailure(detail) for s in sequences})
+        self._sends.end_step()
+        self._relay(now)
+
+    def progress(self, now: float) -> bool:
+        """Moves KV on and handles what arrived. True if something is under way at the wire."""
+        for event in self._transport.poll():
+            if isinstance(event, Received):
+                self._receive(event, now)
+            else:
+                self._peer_lost(event, now)
+        self._relay(now)
+        return self._sends.pump()
+
+    def expire(self, now: float) -> None:
+        self._tickets.expire(now)
+        self._sends.expire(now)
+
+    def drain(self) -> list[ipc.Event]:
+        out, self._outbox = self._outbox, []
+        return out
+
+    # --- observation ---------------------------------------------------------------------------
+
+    def stats(self) -> ipc.Stats:
+        return ipc.Stats(
+            self._engine.stats(),
+            tickets=len(self._tickets),
+            dropped_messages=self._tickets.num_dropped,
+        )
+
+    @property
+    def num_sessions(self) -> int:
+        return len(self._sessions)
+
+    @property
+    def num_sends(self) -> int:
+        return len(self._sends)
+
+    def match(self, tokens: bytes, salt: bytes) -> int:
+        """Tokens of the longest cached prefix; changes nothing."""
+        return self._engine.match_length(tokens, salt)
+
+    def state(self) -> dict[str, object]:
+        """What is going on here, for people: `GET /v1/microserving/state`."""
+        return {
+            "plans": self._sessions.keys(),
+            "tickets": self._tickets.describe(),
+            "sends": len(self._sends),
+            "draining": self.draining,
+            "kv": asdict(self._engine.stats()),
+            "dropped_messages": self._tickets.num_dropped,
+        }
+
+    def snapshot(self, request: int) -> ipc.Snapshot:
+        blocks = tuple(self._engine.cache.snapshot())
+        return ipc.Snapshot(request, self._block_sequence, blocks)
+
+    # --- what tickets and sends ask ------------------------------------------------------------
+
+    def sequence(self, key: str) -> Sequence | None:
+        return self._engine.find(key)
+
+    def opened(self, key: str, ticket: str, now: float) -> None:
+        self._engine.opened(key, ticket, now)
+        sequence = self._engine.find(key)
+        if sequence is not None and sequence.state is SequenceState.RUNNING:
+            self._tickets.reserved(key, now)
+
+    def arrived(self, key: str, ticket: str, now: float) -> None:
+        self._engine.arrived(key, ticket, now)
+
+    def received(self, ticket: Ticket, now: float) -> None:
+        sequence = self._engine.find(ticket.key)
+        session = self._sessions.get(ticket.key)
+        assert sequence is not None, "a ticket has a living sequence"
+        assert session is not None, "a ticket has a living plan"
+        session.received += ticket.received_tokens
+        session.steps[ticket.step].started_s = self._unix_s(ticket.opened_s)
+        self._finish(
+            session,
+            ticket.step,
+            now,
+            matched=sequence.num_matched,
+            received=ticket.received_tokens,
+            received_bytes=ticket.received_bytes,
+        )
+
+    def sent(self, key: str, step: str, num_tokens: int, num_bytes: int, now: float) -> None:
+        self._engine.send_done(key, step, now)
+        session = self._sessions.get(key)
+        if session is not None:
+            session.steps[step].counts.update(sent=num_tokens, sent_bytes=num_bytes)
+            self._finish_send(session, step, now)
+
+    def fail(self, key: str, error: RequestError, step: str, now: float) -> None:
+        """Ends the plan here and says why, once."""
+        self._engine.cancel(key, now)
+        if self._end(key, now) is not None:
+            self._outbox.append(ipc.Failed(key, Problem.of(error, step)))
+
+    # --- inside --------------------------------------------------------------------------------
+
+    def _receive(self, event: Received, now: float) -> None:
+        message = wire.decode(event.header)
+        match message:
+            case wire.Data():
+                self._tickets.on_data(event.peer, message, event.payload, now)
+            case wire.Open():
+                self._tickets.on_open(event.peer, message, now)
+            case wire.Fin():
+                self._tickets.on_fin(event.peer, message, now)
+            case wire.Abort():
+                self._tickets.on_abort(event.peer, message, now)
+            case wire.Grant():
+                self._sends.on_grant(event.peer, message, now)
+            case wire.Ack():
+                self._sends.on_ack(event.peer, message, now)
+            case wire.Refuse():
+                self._sends.on_refuse(event.peer, message, now)
+
+    def _peer_lost(self, event: PeerLost, now: float) -> None:
+        self._tickets.peer_lost(event.peer, event.reason, now)
+        self._sends.peer_lost(event.peer, event.reason, now)
+
+    def _relay(self, now: float) -> None:
+        """Turns what the engine did into effects on tickets and events for the HTTP process."""
+        while engine_events := self._engine.drain():
+            for event in engine_events:
+                self._relay_one(event, now)
+
+    def _relay_one(self, event: events.EngineEvent, now: float) -> None:
+        match event:
+            case events.Generated():
+                self._generated(event, now)
+            case events.Reserved():
+                self._tickets.reserved(event.key, now)
+            case events.StepStarted():
+                if (session := self._sessions.get(event.key)) is not None:
+                    self._start(session, event.step, now)
+            case events.StepComputed():
+                if (session := self._sessions.get(event.key)) is not None:
+                    counts = session.steps[event.step].counts
+                    counts.update(computed=event.computed, matched=event.reused)
+                    self._finish_send(session, event.step, now)
+            case events.SequenceDone():
+                self._done(event.key, now)
+            case events.SequenceFailed():
+                self.fail(event.key, event.error, "", now)
+            case events.BlocksChanged():
+                self._block_sequence += 1
+                self._outbox.append(
+                    ipc.Blocks(BlockEvents(self._block_sequence, event.evicted, event.stored))
+                )
+
+    def _generated(self, event: events.Generated, now: float) -> None:
+        session = self._sessions.get(event.key)
+        if session is None:
+            return
+        step = session.generate_step
+        if event.finished is None:
+            self._outbox.append(ipc.Token(event.key, step, event.token))
+            return
+        record = session.steps[step]
+        record.finish(
+            self._unix_s(now),
+            matched=event.cached_tokens - session.received,
+            computed=event.prompt_tokens - event.cached_tokens,
+            received=session.received,
+            generated=event.completion_tokens,
+        )
+        self._outbox.append(
+            ipc.Token(
+                event.key,
+                step,
+                event.token,
+                finish=event.finished,
+                prompt_tokens=event.prompt_tokens,
+                cached_tokens=event.cached_tokens,
+                report=record.report(),
+            )
+        )
+
+    def _done(self, key: str, now: float) -> None:
+        """The sequence has ended here: remaining bookkeeping steps are done with it."""
+        session = self._sessions.get(key)
+        if session is None:
+            return
+        for record in list(session.steps.values()):
+            if record.state is not StepState.DONE:
+                self._finish(session, record.step, now)
+        self._end(key, now)
+
+    def _start(self, session: Session, step: str, now: float, **counts: int) -> None:
+        record = session.steps[step]
+        if record.state is StepState.PENDING:
+            record.counts.update(counts)
+            record.start(self._unix_s(now))
+            self._outbox.append(ipc.Stepped(session.key, record.report()))
+
+    def _finish_send(self, session: Session, step: str, now: float) -> None:
+        """Receivers may have the last layer before the engine has committed its batch."""
+        if {"sent", "computed"} <= session.steps[step].counts.keys():
+            self._finish(session, step, now)
+
+    def _finish(self, session: Session, step: str, now: float, **counts: int) -> None:
+        record = session.steps[step]
+        record.finish(self._unix_s(now), **counts)
+        self._outbox.append(ipc.Stepped(session.key, record.report()))
+
+    def _end(self, key: str, now: float) -> Session | None:
+        self._tickets.end(key, now)
+        self._sends.end(key, now)
+        return self._sessions.end(key)

@@ -1,0 +1,312 @@
+"""The receiving side of KV transfers: tickets, their leases and what their senders may do with them.
+
+Lives in the engine process beside the pages, single-threaded. Every change of a ticket goes through
+`compiler.protocol.TICKET`; this module performs the effects. It knows neither HTTP nor scheduling:
+the engine decides when a sequence's pages can be reserved, the caller what a failed plan means.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from math import inf
+from typing import Protocol
+
+from mserve.compiler.protocol import TICKET, Effect, TicketEvent, TicketState, advance
+from mserve.runtime.engine.batching import KvStore
+from mserve.runtime.engine.sequence import Sequence
+from mserve.runtime.errors import Gone, RequestError, Unprocessable, WorkerLost
+from mserve.runtime.messages import PrepRecvCall
+from mserve.runtime.transport.base import Transport
+from mserve.runtime.worker import wire
+
+PARKED_OPEN_S = 2.0  # an Open may overtake the plan call that names its ticket
+MAX_PARKED = 4096
+MAX_TOMBSTONES = 4096
+
+
+class ReceiverHost(Protocol):
+    """What tickets ask of the worker they live in."""
+
+    def sequence(self, key: str) -> Sequence | None: ...
+
+    def opened(self, key: str, ticket: str, now: float) -> None:
+        """The sender is there: the sequence may be given pages."""
+        ...
+
+    def arrived(self, key: str, ticket: str, now: float) -> None:
+        """All of the ticket's KV is in the pages, and the plan uses it."""
+        ...
+
+    def received(self, ticket: "Ticket", now: float) -> None:
+        """The step that made the ticket is done."""
+        ...
+
+    def fail(self, key: str, error: RequestError, step: str, now: float) -> None:
+        """The plan cannot go on at this worker."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """`[begin, end)` of a sequence's prompt, to be written by one sender."""
+
+    name: str
+    key: str
+    step: str
+    begin: int
+    end: int
+    deadline_s: float  # inf while an HTTP call holds the plan
+    state: TicketState = TicketState.REGISTERED
+    wanted: TicketEvent | None = None  # USE or COMMIT, as soon as everything arrived
+    peer: bytes | None = None
+    granted_begin: int = -1
+    frontier: list[int] = field(default_factory=list)  # per layer: positions below are written
+    opened_s: float = 0.0
+    received_bytes: int = 0
+
+    @property
+    def received_tokens(self) -> int:
+        return max(0, self.end - self.granted_begin)
+
+
+class Tickets:
+    """All tickets of one engine process."""
+
+    def __init__(
+        self,
+        host: ReceiverHost,
+        kv: KvStore,
+        transport: Transport,
+        incarnation: str,
+        fingerprint: str,
+        lease_s: float = 10.0,
+    ) -> None:
+        self._host = host
+        self._kv = kv
+        self._transport = transport
+        self._incarnation = incarnation
+        self._fingerprint = fingerprint
+        self._lease_s = lease_s
+        self._tickets: dict[str, Ticket] = {}
+        self._by_key: dict[str, list[Ticket]] = {}
+        self._parked: OrderedDict[str, tuple[bytes, wire.Open, float]] = OrderedDict()
+        self._ended: OrderedDict[str, None] = OrderedDict()
+        self.num_dropped = 0  # late, foreign or repeated messages
+
+    def __len__(self) -> int:
+        return len(self._tickets)
+
+    def get(self, name: str) -> Ticket | None:
+        return self._tickets.get(name)
+
+    def describe(self) -> dict[str, str]:
+        """Ticket name to state, for people."""
+        return {ticket.name: str(ticket.state) for ticket in self._tickets.values()}
+
+    def of(self, key: str) -> list[Ticket]:
+        return self._by_key.get(key, [])
+
+    # --- the plan's side -----------------------------------------------------------------------
+
+    def register(self, key: str, call: PrepRecvCall, held: bool, now: float) -> None:
+        """Names a ticket. It owns no pages until its sender is there."""
+        deadline_s = inf if held else now + self._lease_s
+        ticket = Ticket(call.ticket, key, call.step, call.begin, call.end, deadline_s)
+        self._tickets[ticket.name] = ticket
+        self._by_key.setdefault(key, []).append(ticket)
+        parked = self._parked.pop(ticket.name, None)
+        if parked is not None:
+            self._open(parked[0], parked[1], now)
+
+    def want(self, name: str, event: TicketEvent, now: float) -> None:
+        """A step of the plan uses (USE) or keeps (COMMIT) the ticket once it has arrived."""
+        ticket = self._tickets.get(name)
+        if ticket is not None:
+            ticket.wanted = event
+            self._settle(ticket, now)
+
+    def hold(self, names: Iterable[str], now: float, *, held: bool = False) -> int:
+        """Renews leases; `held`: for as long as an HTTP call is open. Returns how many it found."""
+        found = [self._tickets[name] for name in names if name in self._tickets]
+        for ticket in found:
+            ticket.deadline_s = inf if held else now + self._lease_s
+        return len(found)
+
+    def reserved(self, key: str, now: float) -> None:
+        """The sequence's pages are there: grant every sender that has announced itself."""
+        for ticket in self.of(key):
+            if ticket.peer is not None and ticket.state is TicketState.REGISTERED:
+                self._advance(ticket, TicketEvent.OPEN, now)
+
+    def end(self, key: str, now: float) -> None:
+        """The plan is over at this worker, however it ended: every ticket of it goes."""
+        for ticket in self._by_key.pop(key, []):
+            if (ticket.state, TicketEvent.RELEASE) in TICKET:
+                self._advance(ticket, TicketEvent.RELEASE, now)
+            self._bury(ticket)
+
+    # --- the senders' side ---------------------------------------------------------------------
+
+    def on_open(self, peer: bytes, message: wire.Open, now: float) -> None:
+        if message.ticket in self._tickets:
+            self._open(peer, message, now)
+        elif message.ticket in self._ended:
+            self._refuse(peer, message.ticket, Gone("The ticket is no longer valid."))
+        elif len(self._parked) < MAX_PARKED:
+            self._parked[message.ticket] = (peer, message, now + PARKED_OPEN_S)
+        else:
+            self._refuse(peer, message.ticket, Gone("Too many unknown tickets are waiting."))
+
+    def on_data(self, peer: bytes, message: wire.Data, payload: memoryview, now: float) -> None:
+        """Copies one (layer, range) into the pages, under the ticket's check."""
+        ticket = self._owned(peer, message.ticket, TicketEvent.DATA)
+        if ticket is None:
+            return
+        sequence = self._host.sequence(ticket.key)
+        expected = (message.end - message.begin) * self._kv.bytes_per_token_layer
+        in_order = (
+            0 <= message.layer < len(ticket.frontier)
+            and ticket.frontier[message.layer] == message.begin < message.end <= ticket.end
+        )
+        if sequence is None or not in_order or len(payload) != expected:
+            self.num_dropped += 1
+            return
+        self._kv.write(sequence.pages, message.layer, message.begin, message.end, payload)
+        self._advance(ticket, TicketEvent.DATA, now, message, len(payload))
+
+    def on_fin(self, peer: bytes, message: wire.Fin, now: float) -> None:
+        ticket = self._owned(peer, message.ticket, TicketEvent.FIN)
+        if ticket is None:
+            return
+        missing = [at for at in ticket.frontier if at < ticket.end]
+        if missing:
+            detail = f"The sender ended at token {min(missing)} of {ticket.end}."
+            self._lose(ticket, WorkerLost(detail), now)
+            return
+        self._advance(ticket, TicketEvent.FIN, now)
+        self._host.received(ticket, now)
+        self._settle(ticket, now)
+
+    def on_abort(self, peer: bytes, message: wire.Abort, now: float) -> None:
+        self._parked.pop(message.ticket, None)
+        ticket = self._tickets.get(message.ticket)
+        if ticket is not None and ticket.peer == peer:
+            self._lose(ticket, WorkerLost(f"The sender gave up: {message.detail}"), now)
+
+    def peer_lost(self, peer: bytes, reason: str, now: float) -> None:
+        for ticket in [t for t in self._tickets.values() if t.peer == peer]:
+            self._lose(ticket, WorkerLost(f"The sender of a KV range is gone: {reason}"), now)
+
+    # --- time ----------------------------------------------------------------------------------
+
+    def expire(self, now: float) -> None:
+        """Ends tickets whose lease ran out and refuses announcements that no plan claimed."""
+        for ticket in [t for t in self._tickets.values() if t.deadline_s <= now]:
+            if (ticket.state, TicketEvent.EXPIRE) in TICKET:
+                self._advance(ticket, TicketEvent.EXPIRE, now)
+                error = Gone("The ticket's lease ran out; renew it or start again.")
+                self._host.fail(ticket.key, error, ticket.step, now)
+        while self._parked:
+            name, (peer, _, deadline_s) = next(iter(self._parked.items()))
+            if deadline_s > now:
+                break
+            del self._parked[name]
+            self._refuse(peer, name, Gone("No plan at this worker knows the ticket."))
+
+    # --- inside --------------------------------------------------------------------------------
+
+    def _open(self, peer: bytes, message: wire.Open, now: float) -> None:
+        ticket = self._tickets[message.ticket]
+        error = self._mismatch(ticket, message)
+        if error is not None:
+            self._refuse(peer, ticket.name, error)
+            self._host.fail(ticket.key, error, ticket.step, now)
+        elif ticket.peer is not None:
+            self.num_dropped += 1
+        else:
+            ticket.peer, ticket.opened_s = peer, now
+            self._host.opened(ticket.key, ticket.name, now)
+
+    def _mismatch(self, ticket: Ticket, message: wire.Open) -> RequestError | None:
+        if message.incarnation not in ("", self._incarnation):
+            return Gone("The plan means an earlier incarnation of this worker.")
+        if message.fingerprint != self._fingerprint:
+            return Unprocessable(
+                f"KV layouts differ: {message.sender} has {message.fingerprint}, "
+                f"this worker has {self._fingerprint}."
+            )
+        if (message.begin, message.end) != (ticket.begin, ticket.end):
+            return Unprocessable(
+                f"The ticket is for [{ticket.begin}, {ticket.end}), "
+                f"its sender has [{message.begin}, {message.end})."
+            )
+        return None
+
+    def _grant(self, ticket: Ticket, matched: int) -> None:
+        ticket.granted_begin = min(max(ticket.begin, matched), ticket.end)
+        ticket.frontier = [ticket.granted_begin] * self._kv.num_layers
+        assert ticket.peer is not None, "a grant answers an Open"
+        self._transport.send(
+            ticket.peer, wire.encode(wire.Grant(ticket.name, ticket.granted_begin))
+        )
+
+    def _owned(self, peer: bytes, name: str, event: TicketEvent) -> Ticket | None:
+        """The ticket, if this peer is its sender and the table allows the event; else counted."""
+        ticket = self._tickets.get(name)
+        if ticket is None or ticket.peer != peer or (ticket.state, event) not in TICKET:
+            self.num_dropped += 1
+            return None
+        return ticket
+
+    def _settle(self, ticket: Ticket, now: float) -> None:
+        if ticket.wanted is not None and ticket.state is TicketState.ARRIVED:
+            self._advance(ticket, ticket.wanted, now)
+
+    def _lose(self, ticket: Ticket, error: RequestError, now: float) -> None:
+        if (ticket.state, TicketEvent.SENDER_LOST) not in TICKET:
+            return
+        self._advance(ticket, TicketEvent.SENDER_LOST, now)
+        if ticket.state is TicketState.RELEASED:
+            self._host.fail(ticket.key, error, ticket.step, now)
+
+    def _advance(
+        self,
+        ticket: Ticket,
+        event: TicketEvent,
+        now: float,
+        data: wire.Data | None = None,
+        num_bytes: int = 0,
+    ) -> None:
+        transition = advance(TICKET, ticket.state, event)
+        ticket.state = transition.state
+        for effect in transition.effects:
+            match effect:
+                case Effect.GRANT:
+                    sequence = self._host.sequence(ticket.key)
+                    assert sequence is not None, "pages were reserved for a living sequence"
+                    self._grant(ticket, sequence.num_matched)
+                case Effect.COUNT:
+                    assert data is not None, "only data is counted"
+                    ticket.frontier[data.layer] = data.end
+                    ticket.received_bytes += num_bytes
+                    if ticket.deadline_s != inf:
+                        ticket.deadline_s = now + self._lease_s
+                case Effect.ACK:
+                    assert ticket.peer is not None, "what arrived had a sender"
+                    self._transport.send(ticket.peer, wire.encode(wire.Ack(ticket.name)))
+                case Effect.PUBLISH:
+                    self._host.arrived(ticket.key, ticket.name, now)
+                case Effect.REFUSE:
+                    if ticket.peer is not None:
+                        self._refuse(ticket.peer, ticket.name, Gone("The ticket has ended."))
+                case Effect.FREE_PAGES | Effect.UNPIN:
+                    pass  # the pages are the sequence's: the engine frees them with it
+
+    def _refuse(self, peer: bytes, name: str, error: RequestError) -> None:
+        self._transport.send(peer, wire.encode(wire.Refuse(name, error.kind, error.detail)))
+
+    def _bury(self, ticket: Ticket) -> None:
+        self._tickets.pop(ticket.name, None)
+        self._ended[ticket.name] = None
+        while len(self._ended) > MAX_TOMBSTONES:
+            self._ended.popitem(last=False)

@@ -1,0 +1,204 @@
+"""What only the prefix index in Redis can suffer: sweeps, restarts, an unreachable server."""
+
+import asyncio
+import random
+import signal
+import time
+from os import kill
+from typing import Any
+
+import pytest
+
+from mserve.runtime.cluster.membership import BlockEvents
+from mserve.runtime.cluster.prefix_redis import RedisPrefixIndex
+from mserve.runtime.cluster.redis_server import RedisServer
+from mserve.runtime.errors import Unavailable
+
+
+def random_keys(count: int, seed: int = 0) -> list[int]:
+    source = random.Random(seed)
+    return [source.getrandbits(64) for _ in range(count)]
+
+
+def stored(sequence: int, keys: list[int]) -> BlockEvents:
+    return BlockEvents(sequence, (), tuple(keys))
+
+
+async def keys_of(index: RedisPrefixIndex, pattern: str) -> list[bytes]:
+    client = index._connection._client
+    return [key async for key in client.scan_iter(index._connection._prefix + pattern, count=1000)]
+
+
+async def no_more_sweeps(index: RedisPrefixIndex) -> None:
+    if index._sweep is not None:
+        await index._sweep
+    index._start_sweep = lambda: None  # type: ignore[method-assign]
+
+
+def test_two_routers_share_it_and_forgetting_leaves_nothing(redis_url: str, cluster: str) -> None:
+    async def main() -> None:
+        one = await RedisPrefixIndex.open(redis_url, cluster)
+        other = await RedisPrefixIndex.open(redis_url, cluster)
+        keys = random_keys(2000)
+        await one.publish("w-0", "a", stored(1, keys))
+        await one.publish("w-1", "a", stored(1, keys[:10]))
+        assert await other.lookup(keys) == {"w-0": 2000, "w-1": 10}
+        await other.forget("w-0")
+        assert await one.lookup(keys) == {"w-1": 10}
+        await one.swept()
+        assert len(await keys_of(one, "index:b:*")) == 10
+        await one.forget("w-1")
+        await one.swept()
+        assert await keys_of(one, "index:b:*") == []
+        await one.close()
+        await other.close()
+
+    asyncio.run(main())
+
+
+def test_a_slot_is_not_reused_before_its_sweep(redis_url: str, cluster: str) -> None:
+    async def main() -> None:
+        index = await RedisPrefixIndex.open(redis_url, cluster)
+        await no_more_sweeps(index)
+        await index.publish("w-0", "a", stored(1, [1, 2, 3]))
+        await index.forget("w-0")
+        await index.publish("w-1", "a", stored(1, [1]))
+        assert await index.lookup([1, 2, 3]) == {"w-1": 1}  # and not w-0's three
+        await index.swept()
+        await index.publish("w-2", "a", stored(1, [2]))
+        assert await index.lookup([1, 2, 3]) == {"w-1": 1}
+        assert await index.lookup([2, 3]) == {"w-2": 1}
+        slots = await index._connection._client.hkeys(index._connection._prefix + "index:slots")
+        assert sorted(slots) == [b"\x00", b"\x01"]  # w-2 has the slot that w-0 had
+        await index.close()
+
+    asyncio.run(main())
+
+
+def test_every_full_slot_may_wait_for_its_sweep(redis_url: str, cluster: str) -> None:
+    async def main() -> None:
+        index = await RedisPrefixIndex.open(redis_url, cluster)
+        await no_more_sweeps(index)
+        for number in range(256):
+            await index.publish(f"w-{number}", "a", stored(1, [number]))
+            await index.forget(f"w-{number}")
+        assert not await index.publish("late", "a", stored(1, [1]))
+        await index.resync("late", "a", 1, [1])
+        assert await index.lookup([1]) == {"late": 1}
+        await index.close()
+
+    asyncio.run(main())
+
+
+def test_a_restarted_redis_is_filled_again_by_resync() -> None:
+    async def main() -> None:
+        server = await RedisServer.start()
+        index = await RedisPrefixIndex.open(server.url, "c")
+        try:
+            assert await index.publish("w-0", "a", stored(1, [1, 2]))
+            await server.stop()
+            assert await index.lookup([1]) == {}
+            assert not await index.publish("w-0", "a", stored(2, [3]))
+            with pytest.raises(Unavailable):
+                await index.resync("w-0", "a", 2, [1, 2, 3])
+            assert (index.lookups_failed, index.publishes_failed) == (1, 1)
+            server = await RedisServer.start(server.port)
+            await asyncio.sleep(0.3)  # the pause after a failure
+            assert not await index.publish("w-0", "a", stored(3, [4]))
+            await index.resync("w-0", "a", 3, [1, 2, 3, 4])
+            assert await index.lookup([1, 2, 3, 4]) == {"w-0": 4}
+            assert await index.publish("w-0", "a", stored(4, [5]))
+        finally:
+            await index.close()
+            await server.stop()
+
+    asyncio.run(main())
+
+
+def test_an_idle_connection_survives_a_quick_restart() -> None:
+    async def main() -> None:
+        server = await RedisServer.start()
+        index = await RedisPrefixIndex.open(server.url, "c")
+        try:
+            await asyncio.gather(*[index.lookup([1]) for _ in range(20)])
+            await server.stop()
+            server = await RedisServer.start(server.port)
+            await asyncio.gather(*[index.lookup([1]) for _ in range(20)])
+            assert index.lookups_failed == 0
+        finally:
+            await index.close()
+            await server.stop()
+
+    asyncio.run(main())
+
+
+def test_a_frozen_redis_costs_one_time_out_and_then_nothing() -> None:
+    async def main() -> None:
+        server = await RedisServer.start()
+        index = await RedisPrefixIndex.open(server.url, "c")
+        try:
+            await index.publish("w-0", "a", stored(1, [1]))
+            kill(server.pid, signal.SIGSTOP)
+            assert await index.lookup([1]) == {}
+            began = time.monotonic()
+            for _ in range(100):
+                assert await index.lookup([1]) == {}
+            assert time.monotonic() - began < 0.1
+            kill(server.pid, signal.SIGCONT)
+            await asyncio.sleep(0.3)
+            assert await index.lookup([1]) == {"w-0": 1}
+        finally:
+            await index.close()
+            await server.stop()
+
+    asyncio.run(main())
+
+
+def test_a_resync_that_another_overtakes_says_so(redis_url: str, cluster: str) -> None:
+    async def main() -> None:
+        index = await RedisPrefixIndex.open(redis_url, cluster)
+        keys = random_keys(20_000)
+        first = asyncio.create_task(index.resync("w-0", "a", 1, keys))
+        while not await keys_of(index, "index:holder:*"):
+            pass
+        assert await index.lookup(keys[:1]) == {}  # masked until whole
+        await index.resync("w-0", "a", 2, [1])
+        with pytest.raises(Unavailable):
+            await first
+        assert await index.lookup([1]) == {"w-0": 1}
+        await index.swept()
+        assert len(await keys_of(index, "index:b:*")) == 1
+        await index.close()
+
+    asyncio.run(main())
+
+
+def test_the_stream_of_events_is_capped(redis_url: str, cluster: str) -> None:
+    async def main() -> None:
+        index = await RedisPrefixIndex.open(redis_url, cluster)
+        for sequence in range(1, 4501):
+            await index.publish("w-0", "a", stored(sequence, [1]))
+        client, prefix = index._connection._client, index._connection._prefix
+        assert 4096 <= await client.xlen(prefix + "index:events") < 4400
+        entries: Any = await client.xrevrange(prefix + "index:events", count=1)
+        ((_, last),) = entries
+        assert (last[b"op"], last[b"worker"], last[b"sequence"]) == (b"publish", b"w-0", b"4500")
+        assert last[b"stored"] == (1).to_bytes(8, "big")
+        await index.close()
+
+    asyncio.run(main())
+
+
+def test_a_block_takes_under_100_bytes(redis_url: str, cluster: str) -> None:
+    async def main() -> None:
+        index = await RedisPrefixIndex.open(redis_url, cluster)
+        client = index._connection._client
+        before = (await client.info("memory"))["used_memory"]
+        keys = random_keys(200_000)
+        await index.resync("w-0", "a", 1, keys)
+        await index.resync("w-1", "a", 1, keys[:100_000])
+        after = (await client.info("memory"))["used_memory"]
+        assert (after - before) / len(keys) < 100
+        await index.close()
+
+    asyncio.run(main())

@@ -1,0 +1,229 @@
+"""Workers without processes: real engine, tickets and sends over loopback, a model of hashes.
+
+The model writes (token, position, layer) into each KV slot, so a page that holds anything else than
+its sequence's KV is noticed when it is read; its next token depends on every token before.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import pytest
+import xxhash
+
+from mserve.runtime.engine.batching import Batch, LayerHook, Pages, StepOutput
+from mserve.runtime.engine.config import EngineConfig
+from mserve.runtime.engine.engine import Engine
+from mserve.runtime.messages import (
+    PlanCall,
+    PrepRecvCall,
+    Problem,
+    Receiver,
+    RemoteSendCall,
+    Sampling,
+    StartGenerateCall,
+    StepCall,
+    StepReport,
+    pack_tokens,
+)
+from mserve.runtime.transport.loopback import LoopbackNetwork, LoopbackTransport
+from mserve.runtime.worker import ipc
+from mserve.runtime.worker.service import WorkerService
+
+PAGE_SIZE = 4
+NUM_LAYERS = 3
+VOCABULARY = 97
+Cell = tuple[int, int]  # token, position
+
+
+class HashedKv:
+    """A KvStore whose KV of a token is its id and position, 8 bytes."""
+
+    num_layers = NUM_LAYERS
+    bytes_per_token_layer = 8
+
+    def __init__(self) -> None:
+        self.cells: dict[tuple[int, int, int], bytes] = {}  # layer, page, slot
+
+    def read(self, pages: Pages, layer: int, begin: int, end: int, out: memoryview) -> None:
+        out[:] = b"".join(self.cells[layer, *divmod_page(pages, at)] for at in range(begin, end))
+
+    def write(self, pages: Pages, layer: int, begin: int, end: int, data: memoryview) -> None:
+        for index, at in enumerate(range(begin, end)):
+            self.cells[layer, *divmod_page(pages, at)] = bytes(data[8 * index : 8 * index + 8])
+
+
+def divmod_page(pages: Pages, position: int) -> tuple[int, int]:
+    return pages[position // PAGE_SIZE], position % PAGE_SIZE
+
+
+def cell(token: int, position: int) -> bytes:
+    return pack_tokens((token, position))
+
+
+class HashedModel:
+    """A ModelRunner: checks the KV it attends to, then draws the hash of all tokens."""
+
+    def __init__(self, kv: HashedKv) -> None:
+        self._kv = kv
+
+    def run(self, batch: Batch, on_layer: LayerHook | None = None) -> StepOutput:
+        spans = [(chunk.sequence, chunk.begin, chunk.end) for chunk in batch.prefill]
+        spans += [(s, len(s.tokens) - 1, len(s.tokens)) for s in batch.decode]
+        for layer in range(NUM_LAYERS):
+            for sequence, begin, end in spans:
+                data = b"".join(cell(sequence.tokens[at], at) for at in range(begin, end))
+                self._kv.write(sequence.pages, layer, begin, end, memoryview(data))
+                out = bytearray(8 * end)
+                self._kv.read(sequence.pages, layer, 0, end, memoryview(out))
+                expected = b"".join(cell(sequence.tokens[at], at) for at in range(end))
+                assert out == expected, f"{sequence.key} reads KV of other tokens in layer {layer}"
+            if on_layer is not None:
+                on_layer(layer)
+        return StepOutput(tokens=[next_token(sequence.tokens) for sequence in batch.sampled])
+
+
+def next_token(tokens: Iterable[int]) -> int:
+    return xxhash.xxh32_intdigest(pack_tokens(tuple(tokens))) % VOCABULARY
+
+
+def reference(prompt: Iterable[int], num_tokens: int) -> list[int]:
+    """What the model answers when undisturbed."""
+    tokens = list(prompt)
+    for _ in range(num_tokens):
+        tokens.append(next_token(tokens))
+    return tokens[-num_tokens:]
+
+
+@dataclass
+class Worker:
+    name: str
+    transport: LoopbackTransport
+    engine: Engine
+    service: WorkerService
+    model: HashedModel
+    alive: bool = True
+    events: list[ipc.Event] = field(default_factory=list)
+
+    def tokens(self, key: str) -> list[int]:
+        return [e.token for e in self.events if isinstance(e, ipc.Token) and e.key == key]
+
+    def reports(self, key: str) -> dict[str, StepReport]:
+        stepped = [e for e in self.events if isinstance(e, ipc.Stepped) and e.key == key]
+        found = {event.report.step: event.report for event in stepped}
+        for event in self.events:
+            if isinstance(event, ipc.Token) and event.key == key and event.report:
+                found[event.report.step] = event.report
+        return found
+
+    def problems(self, key: str) -> list[Problem]:
+        return [e.problem for e in self.events if isinstance(e, ipc.Failed) and e.key == key]
+
+    def receiver(self, ticket: str, fingerprint: str = "layout") -> Receiver:
+        return Receiver(ticket, self.name, self.name + "#1", self.transport.address, fingerprint)
+
+
+class Cluster:
+    """Workers driven in turn, one step each, on a clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.network = LoopbackNetwork()
+        self.workers: dict[str, Worker] = {}
+        self.now = 100.0
+
+    def add(self, name: str, *, num_pages: int = 256, fingerprint: str = "layout") -> Worker:
+        transport = self.network.join()
+        engine = Engine(
+            EngineConfig(num_pages=num_pages, page_size=PAGE_SIZE, chunk_tokens=24, vocab_size=None)
+        )
+        kv = HashedKv()
+        service = WorkerService(
+            engine,
+            kv,
+            transport,
+            worker=name,
+            incarnation=name + "#1",
+            fingerprint=fingerprint,
+            unix_s=lambda now: now,
+        )
+        worker = Worker(name, transport, engine, service, HashedModel(kv))
+        self.workers[name] = worker
+        return worker
+
+    def turn(self) -> bool:
+        """One round of every worker's loop; False when nothing happened anywhere."""
+        happened = False
+        self.now += 0.001
+        for worker in self.workers.values():
+            if worker.alive:
+                happened |= self._step(worker)
+        return happened
+
+    def _step(self, worker: Worker) -> bool:
+        service = worker.service
+        busy = service.progress(self.now)
+        batch = service.plan(self.now)
+        if batch is not None:
+
+            def on_layer(layer: int) -> None:
+                service.layer_done(layer)
+                service.progress(self.now)
+
+            output = worker.model.run(batch, on_layer if service.wants_layers else None)
+            service.commit(batch, output, self.now)
+        service.expire(self.now)
+        events = service.drain()
+        worker.events += events
+        return bool(events) or busy or batch is not None
+
+    def run(self, max_turns: int = 2000) -> None:
+        """Until two rounds in a row bring nothing new."""
+        quiet = 0
+        for _ in range(max_turns):
+            quiet = 0 if self.turn() else quiet + 1
+            if quiet > 3:
+                return
+        raise AssertionError("the cluster does not come to rest")
+
+    def kill(self, worker: Worker) -> None:
+        worker.alive = False
+        self.network.kill(worker.transport.address)
+
+    def check_clean(self) -> None:
+        """Nothing is left on any living worker: no plan, ticket, send or pinned page."""
+        for worker in self.workers.values():
+            if worker.alive:
+                assert worker.service.num_sessions == 0
+                assert worker.service.stats().tickets == 0
+                assert worker.service.num_sends == 0
+                assert worker.engine.is_idle
+                assert worker.engine.stats().kv_used_tokens == 0
+                worker.engine.check_integrity()
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    return Cluster()
+
+
+def call_of(plan: str, prompt: Iterable[int], *steps: StepCall) -> PlanCall:
+    return PlanCall(plan, pack_tokens(tuple(prompt)), steps)
+
+
+def generate(step: str, begin: int, num_tokens: int, *uses: str) -> StartGenerateCall:
+    return StartGenerateCall(step, begin, Sampling(num_tokens, temperature=0.0), uses=uses)
+
+
+@dataclass(frozen=True)
+class Calls:
+    """Makers of calls, as tests cannot import from this file."""
+
+    of: Callable[..., PlanCall] = call_of
+    generate: Callable[..., StartGenerateCall] = generate
+    prep_recv: type[PrepRecvCall] = PrepRecvCall
+    remote_send: type[RemoteSendCall] = RemoteSendCall
+    reference: Callable[[Iterable[int], int], list[int]] = reference
+
+
+@pytest.fixture
+def calls() -> Calls:
+    return Calls()
