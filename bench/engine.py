@@ -7,6 +7,7 @@ answer greedily; rounds alternate, so that a busy machine slows both. Run it wit
 """
 
 import argparse
+import importlib
 import json
 import os
 import platform
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from importlib import metadata
 from importlib.resources import files
 from itertools import count
 from pathlib import Path
@@ -26,6 +28,7 @@ import torch
 
 from mserve.runtime.engine.config import EngineConfig
 from mserve.runtime.engine.engine import Engine
+from mserve.runtime.engine.events import Generated
 from mserve.runtime.engine.runner import TorchRunner, load_runner
 from mserve.runtime.messages import PlanCall, Sampling, StartGenerateCall, pack_tokens
 
@@ -78,7 +81,7 @@ class EngineLoop:
             self._engine.commit(batch, output, time.monotonic())
             self.steps += 1
             for event in self._engine.drain():
-                if hasattr(event, "token"):
+                if isinstance(event, Generated):
                     answers[event.key].append(event.token)
         return list(answers.values())
 
@@ -86,11 +89,10 @@ class EngineLoop:
 def transformers_generate(folder: Path) -> Callable[[Prompts, int], list[list[int]]]:
     """generate() of the same model on a static batch of prompts of one length."""
     os.environ["HF_HUB_OFFLINE"] = "1"
-    import transformers
-
+    transformers: Any = importlib.import_module("transformers")
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
     def generate(prompts: Prompts, output_tokens: int) -> list[list[int]]:
         ids = torch.tensor(prompts)
@@ -166,15 +168,13 @@ def report(comparisons: list[Comparison]) -> None:
 
 
 def record(comparisons: list[Comparison], options: argparse.Namespace) -> dict[str, Any]:
-    import transformers
-
     return {
         "question": "engine tokens per second against transformers",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "transformers": transformers.__version__,
+        "transformers": metadata.version("transformers"),
         "threads": options.threads,
         "rounds": options.rounds,
         "comparisons": [asdict(comparison) for comparison in comparisons],
@@ -182,7 +182,7 @@ def record(comparisons: list[Comparison], options: argparse.Namespace) -> dict[s
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="engine tokens per second against transformers")
     parser.add_argument("--model", type=Path, default=Path(str(files("mserve") / "model")))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 16])

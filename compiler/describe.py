@@ -5,7 +5,7 @@ Knows nothing of how a view looks (explain.py).
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mserve.compiler.lower import run_passes
 from mserve.compiler.passes import Draft, Handoff, Replica, Segment
@@ -30,8 +30,9 @@ _SPACING = 100  # between the positions that stand for bounds; copies end in the
 class Labels:
     """What the workers and positions of a plan are called; others are shown as they are."""
 
-    workers: Mapping[str, str]
-    positions: Mapping[int, str]
+    workers: Mapping[str, str] = field(default_factory=dict)
+    positions: Mapping[int, str] = field(default_factory=dict)
+    cached: Mapping[str, int] = field(default_factory=dict)  # tokens by worker, worth a word
 
     def worker(self, name: str) -> str:
         return self.workers.get(name, name)

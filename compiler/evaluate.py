@@ -38,7 +38,7 @@ class CompileError(Exception):
 
 
 class Names:
-    """The strategy's lets, params and pools. Lets are compiled when first used, in any order."""
+    """The strategy's lets, params and pools. A let is compiled once, whatever the order of uses."""
 
     def __init__(self, strategy: Strategy) -> None:
         self.units = Units.of(strategy)
@@ -48,6 +48,10 @@ class Names:
         self.num_slots = 0
         self._lets = {let.name: let.value for let in strategy.lets}
         self._readers: dict[str, Evaluator | None] = {}
+
+    def compile_lets(self) -> None:
+        for name in self.let_names:
+            self.let(name)
 
     def has_let(self, name: str) -> bool:
         return name in self._lets

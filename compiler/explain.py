@@ -105,39 +105,54 @@ def _segment_lines(draft: Draft, labels: Labels) -> Iterator[str]:
 
 def _plan_lines(plan: Plan, labels: Labels) -> Iterator[str]:
     """The steps of each worker together, in the order in which the workers first act."""
-    receivers = {step.ticket: step.worker for step in plan.steps if isinstance(step, PrepRecv)}
+    words = _StepWords(plan, labels)
     for worker in dict.fromkeys(step.worker for step in plan.steps):
         yield f"  {labels.worker(worker)}"
         for step in plan.steps:
             if step.worker == worker:
-                yield f"    {step.id:<4}{step.op:<16}{_what(step, plan, labels, receivers)}"
+                yield f"    {step.id:<4}{step.op:<16}{words.of(step)}"
 
 
-def _what(step: Step, plan: Plan, labels: Labels, receivers: dict[str, str]) -> str:
+class _StepWords:
     """A step's arguments in words."""
-    at = labels.position
-    if isinstance(step, PrepRecv):
-        words = f"[{at(step.begin)}, {at(step.end)}) as {step.ticket}"
-    elif isinstance(step, RemoteSend):
-        to = ", ".join(f"{t} ({labels.worker(receivers[t])})" for t in step.to)
-        words = f"[{at(step.begin)}, {at(step.end)})" + (f" to {to}" if to else " to keep")
-    elif isinstance(step, StartGenerate):
-        end = at(plan.num_tokens)
-        words = f"[{at(step.begin)}, {end if step.begin < plan.num_tokens else '...'})"
-        words += f", then to {at(_handoff_end(plan, step))}" if step.max_tokens else ""
-    else:
-        words = step.ticket
-    uses = (
-        f" with {', '.join(step.uses)}"
-        if isinstance(step, RemoteSend | StartGenerate) and step.uses
-        else ""
-    )
-    return words + uses + (f" after {', '.join(step.after)}" if step.after else "")
+
+    def __init__(self, plan: Plan, labels: Labels) -> None:
+        self._plan = plan
+        self._labels = labels
+        self._receivers = {s.ticket: s.worker for s in plan.steps if isinstance(s, PrepRecv)}
+
+    def of(self, step: Step) -> str:
+        after = f" after {', '.join(step.after)}" if step.after else ""
+        if isinstance(step, PrepRecv):
+            return f"{self._range(step.worker, step.begin, step.end)} as {step.ticket}{after}"
+        if isinstance(step, RemoteSend):
+            return self._send(step) + _with(step.uses) + after
+        if isinstance(step, StartGenerate):
+            return self._generate(step) + _with(step.uses) + after
+        return step.ticket + after
+
+    def _range(self, worker: str, begin: int, end: int) -> str:
+        at, cached = self._labels.position, self._labels.cached.get(worker, 0)
+        words = f"[{at(begin)}, {at(end)})"
+        return words + (f", {min(cached, end) - begin} cached," if cached > begin else "")
+
+    def _send(self, step: RemoteSend) -> str:
+        to = [f"{ticket} ({self._labels.worker(self._receivers[ticket])})" for ticket in step.to]
+        kept = f" to {', '.join(to)}" if to else " to keep"
+        return self._range(step.worker, step.begin, step.end) + kept
+
+    def _generate(self, step: StartGenerate) -> str:
+        num_tokens = self._plan.num_tokens
+        if step.begin >= num_tokens:
+            return f"[{self._labels.position(step.begin)}, ...)"
+        words = self._range(step.worker, step.begin, num_tokens).removesuffix(",")
+        if step.max_tokens is None:
+            return words
+        return f"{words}, then to {self._labels.position(num_tokens + step.max_tokens - 1)}"
 
 
-def _handoff_end(plan: Plan, step: StartGenerate) -> int:
-    assert step.max_tokens is not None, "only a generate that hands over has a count"
-    return plan.num_tokens + step.max_tokens - 1
+def _with(tickets: tuple[str, ...]) -> str:
+    return f" with {', '.join(tickets)}" if tickets else ""
 
 
 def _strategy_data(plan: StrategyPlan) -> dict[str, object]:
@@ -180,7 +195,8 @@ def _decision_lines(
         yield "no route is possible: the request waits"
         return
     plan = decision.plan
-    labels = Labels({step.worker: spell(step.worker) for step in plan.steps}, {})
+    workers = {step.worker: spell(step.worker) for step in plan.steps}
+    labels = Labels(workers, cached={w: situation.cluster.cached(w) for w in workers})
     yield ""
     yield f"plan of route {plan.route}"
     yield from _plan_lines(plan, labels)

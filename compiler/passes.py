@@ -4,7 +4,7 @@ A `Draft` says where each range of the prompt is computed; every pass returns a 
 ones with steps. Knows positions and workers, no expressions; what must hold is verify.py's.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -171,36 +171,43 @@ class _Transfers:
         draft, worker = self._draft, last.worker
         uses, after = self._take_tickets(worker), self._after_latest(worker)
         begin = last.begin if uses or after else 0  # nothing comes from elsewhere: a whole request
-        handoff, step = draft.handoff, self._step()
-        max_tokens = handoff.end - draft.num_tokens + 1 if handoff else None
-        yield StartGenerate(step, worker, begin, uses, max_tokens, after)
-        if handoff is not None:
-            yield from self._hand_over(step, handoff)
-        yield from self._replicate(step)
-
-    def _hand_over(self, first: StepName, handoff: Handoff) -> Iterator[Step]:
-        """The first worker's KV, prompt and decoded, moves on; the last decoded token has none yet."""
-        ticket = self._ticket()
-        yield PrepRecv(self._step(), handoff.worker, 0, handoff.end, ticket)
-        source = self._draft.generator
-        after = (first + FIRST_TOKEN,)
-        yield RemoteSend(self._step(), source, 0, handoff.end, (ticket,), (), after)
         step = self._step()
-        yield StartGenerate(step, handoff.worker, handoff.end, (ticket,), None, (first,))
+        max_tokens = draft.handoff.end - draft.num_tokens + 1 if draft.handoff else None
+        yield StartGenerate(step, worker, begin, uses, max_tokens, after)
+        yield from self._follow_first_token(step)
 
-    def _replicate(self, first: StepName) -> Iterator[Step]:
-        """All sends, then all commits: sends of the same range can still become one step."""
-        draft, commits = self._draft, []
-        for worker, end in draft.replicas:
-            if worker == draft.generator or not self._missing(worker, end):
-                continue
-            ticket, after = self._ticket(), (first + FIRST_TOKEN,)
-            yield PrepRecv(self._step(), worker, 0, end, ticket)
-            send = self._step()
-            yield RemoteSend(send, draft.generator, 0, end, (ticket,), (), after)
+    def _follow_first_token(self, first: StepName) -> Iterator[Step]:
+        """Copies of the generating worker's KV: to where decode goes on, to whom keeps it as cache.
+
+        All sends stand before all that waits for them, so that sends of one range can become one.
+        """
+        draft, commits, moved = self._draft, [], None
+        if draft.handoff is not None:
+            moved = yield from self._copy(first, *draft.handoff)
+        for worker, end in self._replicas():
+            ticket, send = yield from self._copy(first, worker, end)
             commits.append((worker, ticket, send))
         for worker, ticket, send in commits:
             yield Commit(self._step(), worker, ticket, (send,))
+        if draft.handoff is not None and moved is not None:  # the last token decoded has no KV yet
+            worker, end = draft.handoff
+            yield StartGenerate(self._step(), worker, end, (moved[0],), None, (first,))
+
+    def _replicas(self) -> list[Replica]:
+        """Those whose worker will not have the range anyway."""
+        draft = self._draft
+        has_it = {draft.generator, draft.handoff.worker if draft.handoff else None}
+        return [r for r in draft.replicas if r.worker not in has_it and self._missing(*r)]
+
+    def _copy(
+        self, first: StepName, worker: WorkerName, end: int
+    ) -> Generator[Step, None, tuple[TicketName, StepName]]:
+        """Sends `[0, end)` to `worker` after the first token; returns the ticket and the send."""
+        ticket, after = self._ticket(), (first + FIRST_TOKEN,)
+        yield PrepRecv(self._step(), worker, 0, end, ticket)
+        send = self._step()
+        yield RemoteSend(send, self._draft.generator, 0, end, (ticket,), (), after)
+        return ticket, send
 
     def _take_tickets(self, worker: WorkerName) -> tuple[TicketName, ...]:
         return tuple(self._waiting.pop(worker, ()))

@@ -34,6 +34,7 @@ def compile_strategy(checked: Checked) -> "CompiledStrategy":
         raise CompileError("the strategy has errors; see its diagnostics")
     tree = expand_definitions(checked.strategy)
     names = Names(tree)
+    names.compile_lets()
     routes = tuple(compile_route(route, Scope(names)) for route in tree.routes)
     return CompiledStrategy(checked, tree, names, routes)
 

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from mserve.dsl import syntax
+from mserve.dsl.diagnostics import Diagnostic
 from mserve.dsl.references import Reference, plan_references, references
+from mserve.dsl.rules.naming import recursive_definition
 from mserve.dsl.symbols import Symbols
 from mserve.dsl.syntax import Span
 
@@ -33,6 +35,11 @@ def find_order(symbols: Symbols) -> Order:
         if root not in done:
             _search(root, symbols, done, result)
     return result
+
+
+def check_cycles(order: Order) -> Iterator[Diagnostic]:
+    for cycle in order.cycles:
+        yield recursive_definition([(reference.name, span) for reference, span in cycle])
 
 
 def _search(root: Reference, symbols: Symbols, done: set[Reference], result: Order) -> None:

@@ -5,7 +5,7 @@ is reported once. Definitions are checked once on their own and once per combina
 types. Knows nothing of stages, ranges that join or settings.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -35,12 +35,14 @@ class Inference:
     """Types of one strategy's expressions; `diagnostics` collects what does not fit.
 
     Lets are inferred in the order they are asked for and remembered, so callers ask for those that
-    others need first (dependencies.py gives the order) to keep the recursion flat.
+    others need first (dependencies.py gives the order) to keep the recursion flat. `given_up` names
+    lets and defs that depend on themselves or are too deep: their type is unknown.
     """
 
-    def __init__(self, symbols: Symbols) -> None:
+    def __init__(self, symbols: Symbols, given_up: Set[str] = frozenset()) -> None:
         self._symbols = symbols
         self._lets: dict[str, Type] = {}
+        self._given_up = given_up
         self._calls: dict[tuple[str, tuple[Type, ...]], Type] = {}
         self._diagnostics: dict[tuple[str, Span], Diagnostic] = {}
         self._methods: Mapping[type, Callable[[Any, Variables], Type]] = {
@@ -62,21 +64,20 @@ class Inference:
     def diagnostics(self) -> list[Diagnostic]:
         return list(self._diagnostics.values())
 
-    def give_up_on(self, name: str) -> None:
-        """Takes a let or def that depends on itself for one of unknown type."""
-        self._lets[name] = UNKNOWN
-
     def type_of(self, expr: Expr, variables: Variables = NO_VARIABLES) -> Type:
         return self._methods[type(expr)](expr, variables)
 
     def let(self, let: syntax.Let) -> Type:
+        if let.name in self._given_up:
+            return UNKNOWN
         if let.name not in self._lets:
-            self._lets[let.name] = UNKNOWN  # while it is inferred
             self._lets[let.name] = self.type_of(let.value)
         return self._lets[let.name]
 
     def definition(self, definition: syntax.Def) -> None:
         """Checks a definition on its own: whatever its arguments are."""
+        if definition.name in self._given_up:
+            return
         unknown = dict.fromkeys(definition.parameters, UNKNOWN)
         self.type_of(definition.value, unknown)
 
@@ -105,12 +106,38 @@ class Inference:
             return UNKNOWN
         return found
 
+    def same_units(
+        self, name: str, args: Sequence[Expr], variables: Variables = NO_VARIABLES
+    ) -> Type:
+        """The type that all arguments share."""
+        first, joined = args[0], self.expect_number(args[0], variables)
+        for arg in args[1:]:
+            found = self.expect_number(arg, variables)
+            unified = types.unify(joined, found)
+            if unified is None:
+                self._mismatch((first, joined), (arg, found), name)
+                return UNKNOWN
+            if joined.untyped and not unified.untyped:
+                first = arg
+            joined = unified
+        return joined
+
     def expect_bound(self, expr: Expr, variables: Variables = NO_VARIABLES) -> None:
         """A bound of a range: a count of tokens or a ratio of the prompt."""
         found = self.expect_number(expr, variables)
         if found != UNKNOWN and not found.untyped and found not in (COUNT, RATIO):
             wanted = "a count of tokens or a ratio of the prompt"
             self._report(wrong_unit(expr.span, wanted, str(found)))
+
+    def equal(self, left: Expr, right: Expr, variables: Variables = NO_VARIABLES) -> None:
+        """Two values that are compared, of any type."""
+        sides = (left, self.type_of(left, variables)), (right, self.type_of(right, variables))
+        if types.unify(sides[0][1], sides[1][1]) is not None:
+            return
+        if sides[0][1].is_number and sides[1][1].is_number:
+            self._mismatch(*sides, "==")
+        else:
+            self._report(wrong_type(right.span, str(sides[0][1]), str(sides[1][1])))
 
     def _report(self, diagnostic: Diagnostic) -> None:
         self._diagnostics.setdefault((diagnostic.rule, diagnostic.span), diagnostic)
@@ -138,7 +165,7 @@ class Inference:
         """Default and ends of the range are of one unit."""
         default, low, high = (self.type_of(each) for each in (param.default, param.low, param.high))
         ends = types.unify(low, high)
-        return (types.unify(default, ends) if ends else None) or default
+        return (types.unify(default, ends) if ends else None) or ends or default
 
     def _call(self, expr: syntax.Call, variables: Variables) -> Type:
         definition = self._symbols.names.get(expr.name)
@@ -158,11 +185,10 @@ class Inference:
         self, expr: syntax.Call, definition: syntax.Def, variables: Variables
     ) -> Type:
         arguments = tuple(self.type_of(arg, variables) for arg in expr.args)
-        if definition.name in self._lets or not self._fits(expr, len(definition.parameters)):
+        if definition.name in self._given_up or not self._fits(expr, len(definition.parameters)):
             return UNKNOWN
         key = definition.name, arguments
         if key not in self._calls:
-            self._calls[key] = UNKNOWN  # while it is inferred
             known = set(self._diagnostics)
             named = dict(zip(definition.parameters, arguments, strict=True))
             self._calls[key] = self.type_of(definition.value, named)
@@ -188,7 +214,7 @@ class Inference:
         if not self._fits(expr, len(builtin.takes), builtin.variadic):
             return builtin.result or UNKNOWN
         if builtin.takes[0] is Role.NUMBER:
-            return self._same_units(expr.name, expr.args, variables)
+            return self.same_units(expr.name, expr.args, variables)
         pools: frozenset[str] = frozenset()
         for arg, wanted in zip(expr.args, builtin.takes, strict=True):
             pools |= self._argument(arg, wanted, variables).pools
@@ -204,20 +230,6 @@ class Inference:
         if found != UNKNOWN and not plays(arg, found, wanted):
             self._report(wrong_type(arg.span, wanted.value, str(found)))
         return UNKNOWN
-
-    def _same_units(self, name: str, args: Sequence[Expr], variables: Variables) -> Type:
-        """The type that all arguments share."""
-        first, joined = args[0], self.expect_number(args[0], variables)
-        for arg in args[1:]:
-            found = self.expect_number(arg, variables)
-            unified = types.unify(joined, found)
-            if unified is None:
-                self._mismatch((first, joined), (arg, found), name)
-                return UNKNOWN
-            if joined.untyped and not unified.untyped:
-                first = arg
-            joined = unified
-        return joined
 
     # --- comprehensions ----------------------------------------------------------------------
 
@@ -258,7 +270,7 @@ class Inference:
             self.expect(expr.right, BOOL, variables)
             return BOOL
         if expr.op in ("==", "!="):
-            self._equality(expr, variables)
+            self.equal(expr.left, expr.right, variables)
             return BOOL
         left = self.expect_number(expr.left, variables)
         right = self.expect_number(expr.right, variables)
@@ -270,15 +282,6 @@ class Inference:
         if joined is None:
             self._mismatch((expr.left, left), (expr.right, right), expr.op)
         return BOOL if expr.op in _ORDERINGS else joined or UNKNOWN
-
-    def _equality(self, expr: syntax.Binary, variables: Variables) -> None:
-        left, right = self.type_of(expr.left, variables), self.type_of(expr.right, variables)
-        if types.unify(left, right) is not None:
-            return
-        if left.is_number and right.is_number:
-            self._mismatch((expr.left, left), (expr.right, right), expr.op)
-        else:
-            self._report(wrong_type(expr.right.span, str(left), str(right)))
 
     def _conditional(self, expr: syntax.Conditional, variables: Variables) -> Type:
         self.expect(expr.condition, BOOL, variables)

@@ -16,10 +16,12 @@ from mserve.dsl.source import Source
 from mserve.dsl.suggestion import nearest
 from mserve.dsl.syntax import Span
 
+_FILTER = "a filter is written `where`"
+
 # message, help, declarations that show the mistake
 _EXAMPLES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
-        "a filter is written `where`",
+        _FILTER,
         "`if` belongs to `x if c else y`; write `for w in POOL where COND`",
         (
             "let a = argmin(load(w) for w in p if load(w) > 1s)",
@@ -34,7 +36,14 @@ _EXAMPLES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
         "a step says where: `generate on WORKER`",
         "",
-        ("route a { generate d }", "route a { generate 5 }"),
+        (
+            "route a { generate d }",
+            "route a { generate 5 }",
+            "route a { generate d compute rest on d }",
+            "route a { generate d reuse rest from d }",
+            "route a { generate d replicate prompt to d }",
+            "route a { generate d generate on d }",
+        ),
     ),
     (
         "`compute` places a range: `compute prompt[:50%] on WORKER`",
@@ -183,9 +192,17 @@ def describe(failure: Failure) -> Diagnostic:
     known = _labelled().get((stop.position, stop.kind))
     if known is not None:
         message, hint = known
+        if message == _FILTER:
+            span = _last_if(failure) or span
         return syntax(span, message, help=hint)
     shown = "the end of this declaration" if found is None else f"`{found}`"
     return syntax(span, f"unexpected {shown}", label=f"expected {_expected(stop.accepts)}")
+
+
+def _last_if(failure: Failure) -> Span | None:
+    """The `if` whose missing `else` stopped the parser."""
+    before = reversed(failure.tokens[: failure.index])
+    return next((span_of(token) for token in before if token.type == "IF"), None)
 
 
 def _unclosed(failure: Failure) -> Token | None:

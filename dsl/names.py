@@ -58,7 +58,7 @@ def _values(settings: tuple[syntax.Setting, ...]) -> Iterator[Expr]:
 def _check_test(test: syntax.Test, resolver: "_Resolver") -> Iterator[Diagnostic]:
     for size in test.cluster:
         if not isinstance(resolver.symbols.names.get(size.name), syntax.Pool):
-            yield from resolver.missing(size.name_span, size.name, "pool", resolver.pools)
+            yield from resolver.missing(size.name_span, size.name, "pool", resolver.symbols.pools)
     for given in test.givens:
         yield from resolver.resolve(given.target, {})
         yield from resolver.resolve(given.value, {})
@@ -77,10 +77,6 @@ def _check_test(test: syntax.Test, resolver: "_Resolver") -> Iterator[Diagnostic
 class _Resolver:
     symbols: Symbols
 
-    @property
-    def pools(self) -> list[str]:
-        return [name for name, item in self.symbols.names.items() if isinstance(item, syntax.Pool)]
-
     def resolve(self, expr: Expr, scope: Locals) -> Iterator[Diagnostic]:
         match expr:
             case syntax.Name():
@@ -89,7 +85,7 @@ class _Resolver:
                 if not isinstance(self.symbols.names.get(expr.pool), syntax.Pool):
                     start = expr.span.start
                     span = Span(start, start + len(expr.pool))
-                    yield from self.missing(span, expr.pool, "pool", self.pools)
+                    yield from self.missing(span, expr.pool, "pool", self.symbols.pools)
             case syntax.Call():
                 yield from self._resolve_call(expr, scope)
             case syntax.Fold():

@@ -164,8 +164,8 @@ def _without_broken_line(chunk: Chunk, failure_at: int) -> Chunk | None:
     if not begun:
         return None
     begin = begun[-1]
-    end = next((start for start in starts if start > begin), len(chunk))
-    keep = end
-    while chunk[keep - 1].type == "RBRACE" and keep > failure_at:
-        keep -= 1
-    return chunk[:begin] + chunk[keep:]
+    ends = (*(start for start in starts if start > begin), len(chunk))
+    braces = (
+        index for index, token in enumerate(chunk) if token.type == "RBRACE" and index > begin
+    )
+    return chunk[:begin] + chunk[min(ends[0], next(braces, len(chunk))) :]

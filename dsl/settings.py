@@ -194,10 +194,8 @@ class _SettingChecker:
             yield bad_setting(setting.value.span, setting.name, "the name of a pool: `peer(POOL)`")
         elif peer.name == pool:
             yield bad_setting(peer.span, setting.name, "another pool than its own")
-        elif not isinstance(self.symbols.names.get(peer.name), syntax.Pool):
-            if peer.name not in self.symbols.unread:
-                known = [n for n, d in self.symbols.names.items() if isinstance(d, syntax.Pool)]
-                yield unknown_name(peer.span, peer.name, "pool", known)
+        elif peer.name not in self.symbols.unread and peer.name not in self.symbols.pools:
+            yield unknown_name(peer.span, peer.name, "pool", self.symbols.pools)
 
 
 def _range_of(wanted: Constant) -> str:

@@ -15,7 +15,7 @@ from mserve.dsl.references import inside
 from mserve.dsl.rules.units import not_available_here
 from mserve.dsl.symbols import Symbols
 from mserve.dsl.syntax import Expr
-from mserve.dsl.traversal import parts, step_expressions
+from mserve.dsl.traversal import evaluated_in_tests, parts, step_expressions
 
 
 def check_stages(strategy: syntax.Strategy, symbols: Symbols, order: Order) -> Iterator[Diagnostic]:
@@ -28,32 +28,27 @@ def check_stages(strategy: syntax.Strategy, symbols: Symbols, order: Order) -> I
     for definition in strategy.defs:
         yield from stages.check_decision(definition.value)
     for route in strategy.routes:
-        if route.guard is not None:
-            yield from stages.check_decision(route.guard)
-        for step in route.steps:
-            for expr in step_expressions(step):
-                yield from stages.check_decision(expr, whole=expr is step.worker)
+        yield from _check_route(route, stages)
     for adapt in strategy.adapts:
-        yield from stages.check_constant(adapt.every)
-        for update in adapt.updates:
-            assert not isinstance(update.value, syntax.SettingCall), "the grammar says `= EXPR`"
-            yield from stages.check_adapt(update.value)
+        yield from _check_adapt(adapt, stages)
     for test in strategy.tests:
-        for expectation in test.expectations:
-            for expr in _expected(expectation):
-                yield from stages.check_choices(expr)
+        for expr in evaluated_in_tests(test):
+            yield from stages.check_choices(expr)
 
 
-def _expected(
-    expectation: "syntax.ExpectRoute | syntax.ExpectValue | syntax.ExpectSends",
-) -> Iterator[Expr]:
-    match expectation:
-        case syntax.ExpectValue():
-            yield from (expectation.target, expectation.value)
-        case syntax.ExpectSends():
-            yield from (*parts(expectation.range), expectation.source, expectation.target)
-        case _:
-            return
+def _check_route(route: syntax.Route, stages: "_Stages") -> Iterator[Diagnostic]:
+    if route.guard is not None:
+        yield from stages.check_decision(route.guard)
+    for step in route.steps:
+        for expr in step_expressions(step):
+            yield from stages.check_decision(expr, whole=expr is step.worker)
+
+
+def _check_adapt(adapt: syntax.Adapt, stages: "_Stages") -> Iterator[Diagnostic]:
+    yield from stages.check_constant(adapt.every)
+    for update in adapt.updates:
+        assert not isinstance(update.value, syntax.SettingCall), "the grammar says `= EXPR`"
+        yield from stages.check_adapt(update.value)
 
 
 def builtin_of(expr: Expr) -> Builtin | None:
@@ -121,21 +116,24 @@ class _Stages:
                 )
 
     def check_adapt(self, expr: Expr) -> Iterator[Diagnostic]:
-        for part in inside(expr):
-            used = _use_of_request(part, self.symbols, self.request_bound)
-            if used is None:
-                continue
-            through = ""
-            if isinstance(part, syntax.Call) and part.name in self.request_bound:
-                through = f" through {self.request_bound[part.name]}"
-            yield not_available_here(
-                part.span, used, f"depends on one request{through}; `adapt` runs between requests"
-            )
-        yield from self._check_positions(expr)
+        """Reports the outermost parts that depend on one request."""
+        used = _use_of_request(expr, self.symbols, self.request_bound)
+        if used is None:
+            for part in parts(expr):
+                yield from self.check_adapt(part)
+            yield from self._check_position(expr)
+            return
+        through = ""
+        if isinstance(expr, syntax.Call) and expr.name in self.request_bound:
+            through = f" through {self.request_bound[expr.name]}"
+        yield not_available_here(
+            expr.span, used, f"depends on one request{through}; `adapt` runs between requests"
+        )
 
     def check_decision(self, expr: Expr, whole: bool = False) -> Iterator[Diagnostic]:
         """`whole`: a choice that leaves traces may be all of the expression."""
-        yield from self._check_positions(expr)
+        for part in inside(expr):
+            yield from self._check_position(part)
         yield from self.check_choices(expr, whole)
 
     def check_choices(self, expr: Expr, whole: bool = False) -> Iterator[Diagnostic]:
@@ -150,12 +148,11 @@ class _Stages:
                 help="give it a name: `let w = ...`",
             )
 
-    def _check_positions(self, expr: Expr) -> Iterator[Diagnostic]:
-        for part in inside(expr):
-            if isinstance(part, syntax.WorkerAt):
-                yield not_available_here(
-                    part.span,
-                    f"`{part.pool}[{part.index}]`",
-                    "positions are for tests",
-                    help=f"choose a worker: `argmin(load(w) for w in {part.pool})`",
-                )
+    def _check_position(self, expr: Expr) -> Iterator[Diagnostic]:
+        if isinstance(expr, syntax.WorkerAt) and expr.pool in self.symbols.names:
+            yield not_available_here(
+                expr.span,
+                f"`{expr.pool}[{expr.index}]`",
+                "positions are for tests",
+                help=f"choose a worker: `argmin(load(w) for w in {expr.pool})`",
+            )

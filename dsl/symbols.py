@@ -45,6 +45,10 @@ class Symbols:
             routes.setdefault(route.name, route)
         return cls(names, routes, unread)
 
+    @property
+    def pools(self) -> list[str]:
+        return [name for name, item in self.names.items() if isinstance(item, syntax.Pool)]
+
 
 def declarations(strategy: syntax.Strategy) -> list[Declaration]:
     """Everything in the shared namespace, in text order."""

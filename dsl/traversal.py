@@ -53,3 +53,13 @@ def setting_values(settings: tuple[syntax.Setting, ...]) -> Iterator[syntax.Sett
             yield from setting_values(setting.value.args)
         else:
             yield setting
+
+
+def evaluated_in_tests(test: syntax.Test) -> Iterator[Expr]:
+    """The expressions a test's expectations evaluate."""
+    for expectation in test.expectations:
+        if isinstance(expectation, syntax.ExpectValue):
+            yield from (expectation.target, expectation.value)
+        elif isinstance(expectation, syntax.ExpectSends):
+            yield from parts(expectation.range)
+            yield from (expectation.source, expectation.target)

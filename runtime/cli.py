@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mserve.dsl.check import Checked
     from mserve.runtime.config import ClusterOptions, EngineOptions
 
+CHECK_FORMATS = ("full", "concise", "json", "github")
 DESCRIPTION = """\
 mserve serves language models by a strategy that you write down in a .mserve file.
 """
@@ -77,7 +78,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 def _add_check(commands: Commands) -> None:
     parser = commands.add_parser("check", help="report every problem of strategy files")
     parser.add_argument("files", nargs="+", metavar="FILE")
-    parser.add_argument("--format", choices=("full", "concise", "json"), default="full")
+    parser.add_argument("--format", choices=CHECK_FORMATS, default="full")
     parser.add_argument("--warn-only", action="store_true", help="warnings alone exit with 0")
     parser.set_defaults(run=_check)
 
@@ -96,6 +97,7 @@ def _add_plan(commands: Commands) -> None:
         "--cluster", action="append", default=[], metavar="POOL=COUNT", help="workers of a pool"
     )
     parser.add_argument("--set", action="append", default=[], metavar="PARAM=VALUE")
+    parser.add_argument("--after", default="", metavar="PASS", help="what this pass leaves")
     parser.add_argument("--format", choices=("text", "json"), default="text")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="write to a file")
     parser.set_defaults(run=_plan)
@@ -190,12 +192,9 @@ def _add_log_level(parser: argparse.ArgumentParser) -> None:
 
 def _check(arguments: argparse.Namespace) -> int:
     from mserve.dsl.diagnostics import Severity
-    from mserve.dsl.render import render_all
 
     results = [_checked(name) for name in arguments.files]
-    out = render_all(results, arguments.format, color=sys.stdout.isatty())
-    if out:
-        print(out)
+    print(_rendered(results, arguments.format), end="")
     found = [problem for result in results for problem in result.diagnostics]
     if arguments.warn_only:
         found = [problem for problem in found if problem.severity is Severity.ERROR]
@@ -203,22 +202,23 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from mserve.compiler.explain import plan_command
+    from mserve.compiler.explain import PlanRequest, plan_json, plan_text
+    from mserve.compiler.givens import GivenError
+    from mserve.runtime.errors import ConfigError
 
     compiled = _compiled(arguments.file)
     if compiled is None:
         return 1
-    text = plan_command(
-        compiled,
-        givens=arguments.given,
-        cluster=arguments.cluster,
-        params=arguments.set,
-        output_format=arguments.format,
-    )
+    asked = PlanRequest(arguments.cluster, arguments.given, arguments.set, arguments.after)
+    show = plan_json if arguments.format == "json" else plan_text
+    try:
+        text = show(compiled, asked).rstrip("\n") + "\n"
+    except GivenError as error:
+        raise ConfigError(str(error)) from None
     if arguments.output is None:
-        print(text)
+        print(text, end="")
     else:
-        arguments.output.write_text(text + "\n", "utf-8")
+        arguments.output.write_text(text, "utf-8")
     return 0
 
 
@@ -343,11 +343,17 @@ def _compiled(name: str) -> "CompiledStrategy | None":
     from mserve.compiler.pipeline import compile_strategy
 
     checked = _checked(name)
-    if checked.diagnostics:
-        from mserve.dsl.render import render_all
-
-        print(render_all([checked], "full", color=sys.stderr.isatty()), file=sys.stderr)
+    print(_rendered([checked], "full"), end="", file=sys.stderr)
     return None if checked.strategy is None else compile_strategy(checked)
+
+
+def _rendered(results: "Sequence[Checked]", style: str) -> str:
+    """All diagnostics of some files in one of `mserve check`'s formats; "" if there are none."""
+    if style != "json" and not any(result.diagnostics for result in results):
+        return ""
+    from mserve.dsl.render import render_all
+
+    return render_all([(result.source, result.diagnostics) for result in results], style)
 
 
 def _servable(name: str) -> "CompiledStrategy | None":

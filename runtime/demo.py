@@ -40,6 +40,11 @@ his head and looked her up and down. "The sea," said he, "is a good long way fro
 are not afraid of the dark wood, nor of the three bridges, nor of the old woman who lives in the \
 mill, I can tell you how to go."
 
+"First you must go through the wood, and you must not leave the path, whatever you may hear. Then \
+you will come to the first bridge, and there you must give the miller's dog a piece of bread, or he \
+will not let you pass. After that nobody can tell you anything, for nobody has ever come back to \
+say what he saw there."
+
 "I am not afraid," said the girl, though her heart beat fast. So the old man took her by the hand \
 and led her in, and shut the door behind them. Inside it was quite a different country. The sun \
 shone, though it had been gray outside, and the flowers were as tall as she was, and every one of \

@@ -84,7 +84,7 @@ def not_available_here(span: Span, what: str, why: str, help: str = "") -> Diagn
 
     Example:
 
-        adapt every 5s { tail = tokens(prompt) / 100000 }
+        adapt every 5s { tail = 10% if tokens(prompt) > 1000 else 50% }
 
     Use instead:
 

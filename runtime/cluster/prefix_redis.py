@@ -1,6 +1,7 @@
 """The prefix index in Redis: exact, shared by all routers, about 20 bytes a block.
 
-Each call is one script and one round trip, a resync one per 1,024 blocks. Slots of workers that
+Redis gathers which slots have each block; who has how many is worked out here, since routers are
+many and Redis is one. Each call is one script and one round trip, a resync one per 1,024 blocks. Slots of workers that
 are gone are swept in the background by whoever noticed; progress is in Redis, so that another
 process can go on. The scripts and the layout of the keys are in redis_scripts.py.
 """
@@ -9,7 +10,6 @@ import asyncio
 import struct
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
 
 from mserve.runtime.cluster.membership import BlockEvents
 from mserve.runtime.cluster.prefix_index import index_full
@@ -19,7 +19,7 @@ from mserve.runtime.cluster.succession import replaced
 from mserve.runtime.errors import Unavailable
 
 _FILL_BLOCKS = 1024
-_LOOKUP_PROMPTS = 16
+_LOOKUP_BYTES = 8 * 1024  # of keys, in one script unless it is one long prompt's: a millisecond
 _LOOKUP_SCRIPTS = 2
 _SWEEP_FIELDS = 1024  # visited by one script: about a millisecond of Redis' time
 
@@ -119,8 +119,8 @@ class RedisPrefixIndex:
 
 
 class _Lookups:
-    """Lookups that wait go together: one script for up to 16 prompts, and two scripts under way,
-    so that this process and Redis work at the same time."""
+    """Lookups that wait go together in one script, and two scripts are under way, so that this
+    process and Redis work at the same time."""
 
     def __init__(self, connection: RedisConnection) -> None:
         self._connection = connection
@@ -131,10 +131,10 @@ class _Lookups:
         """Raises Unavailable."""
         answer: asyncio.Future[dict[str, int]] = asyncio.get_running_loop().create_future()
         self._waiting.append((keys, answer))
+        # A sender is done in the very step in which it finds that nobody waits.
+        self._senders = {sender for sender in self._senders if not sender.done()}
         if len(self._senders) < _LOOKUP_SCRIPTS:
-            sender = asyncio.create_task(self._send())
-            self._senders.add(sender)
-            sender.add_done_callback(self._senders.discard)
+            self._senders.add(asyncio.create_task(self._send()))
         return await answer
 
     async def close(self) -> None:
@@ -148,8 +148,7 @@ class _Lookups:
 
     async def _send(self) -> None:
         while self._waiting:
-            count = min(_LOOKUP_PROMPTS, len(self._waiting))
-            batch = [self._waiting.popleft() for _ in range(count)]
+            batch = self._next_batch()
             answers = [answer for _, answer in batch]
             try:
                 named, *found = await self._connection.run(LOOKUP, *[keys for keys, _ in batch])
@@ -165,6 +164,14 @@ class _Lookups:
             finally:
                 for answer in answers:
                     answer.cancel()
+
+    def _next_batch(self) -> list[tuple[bytes, asyncio.Future[dict[str, int]]]]:
+        batch = [self._waiting.popleft()]
+        size = len(batch[0][0])
+        while self._waiting and size + len(self._waiting[0][0]) <= _LOOKUP_BYTES:
+            batch.append(self._waiting.popleft())
+            size += len(batch[-1][0])
+        return batch
 
 
 def _workers(named: list[bytes]) -> dict[int, str]:

@@ -4,7 +4,8 @@
                        two name the bucket, the other six the field. The value is one byte
                        for each slot that has the block
     slots              HASH slot -> worker; '' while its worker is resyncing (masked)
-    sweeping           HASH slot -> 'next bucket:bytes left'; slots of the gone, not yet reusable
+    sweeping           HASH slot -> 'buckets to visit:bytes left'; slots of the gone, not yet reusable
+    sweep              the bucket the sweep visits next
     holder:NAME        HASH incarnation, sequence ('' while resyncing), slot, blocks (a count)
     events             STREAM of what was applied, capped: what mirrors will follow
 
@@ -53,13 +54,11 @@ local function add(keys, slot)
   end)
 end
 
-local function without(slots, slot)
-  local at = find(slots, slot, 1, true)
-  return at and sub(slots, 1, at - 1) .. sub(slots, at + 1)
-end
-
 local function remove(keys, slot)
-  return each(keys, function(slots) return without(slots, slot) end)
+  return each(keys, function(slots)
+    local at = find(slots, slot, 1, true)
+    return at and sub(slots, 1, at - 1) .. sub(slots, at + 1)
+  end)
 end
 
 local function record(...)
@@ -77,7 +76,7 @@ local function retire(holder)
   if not slot then return end
   redis.call('HDEL', prefix .. 'slots', slot)
   if tonumber(blocks) > 0 then
-    redis.call('HSET', prefix .. 'sweeping', slot, '0:' .. blocks)
+    redis.call('HSET', prefix .. 'sweeping', slot, '65536:' .. blocks)
   end
   redis.call('DEL', holder)
 end
@@ -177,36 +176,49 @@ return 1
 """
 )
 
-# fields to visit at most -> number of slots that still wait
+# fields to visit at most -> number of slots that still wait. One round over the buckets serves all
+# slots; each ends where it began, or with its last byte.
 SWEEP = Script(
     _BLOCKS
     + """
-local slot = redis.call('HKEYS', prefix .. 'sweeping')[1]
-if not slot then return 0 end
-local position = redis.call('HGET', prefix .. 'sweeping', slot)
-local number, left = string.match(position, '(%d+):(-?%d+)')
-number, left = tonumber(number), tonumber(left)
+local gone, total, waiting = {}, 0, redis.call('HGETALL', prefix .. 'sweeping')
+for at = 1, #waiting, 2 do
+  local buckets, bytes = string.match(waiting[at + 1], '(%d+):(%d+)')
+  gone[waiting[at]] = {buckets = tonumber(buckets), bytes = tonumber(bytes)}
+  total = total + tonumber(bytes)
+end
+
+local function cut(slot)
+  local state = gone[slot]
+  if not state then return nil end
+  state.bytes, total = state.bytes - 1, total - 1
+  return ''
+end
+
+local number, visited = tonumber(redis.call('GET', prefix .. 'sweep') or 0), 0
 local budget = tonumber(ARGV[1])
-while number < 65536 and left > 0 and budget > 0 do
+while visited < 65536 and total > 0 and budget > 0 do
   local name = bucket .. string.char(math.floor(number / 256), number % 256)
   local entries = redis.call('HGETALL', name)
   for at = 1, #entries, 2 do
-    local slots = without(entries[at + 1], slot)
-    if slots then
-      left = left - 1
-      if slots == '' then
-        redis.call('HDEL', name, entries[at])
-      else
-        redis.call('HSET', name, entries[at], slots)
-      end
+    local slots = string.gsub(entries[at + 1], '.', cut)
+    if slots == '' then
+      redis.call('HDEL', name, entries[at])
+    elseif slots ~= entries[at + 1] then
+      redis.call('HSET', name, entries[at], slots)
     end
   end
-  number, budget = number + 1, budget - 1 - #entries / 2
+  budget = budget - 1 - #entries / 2
+  number, visited = (number + 1) % 65536, visited + 1
 end
-if number == 65536 or left <= 0 then
-  redis.call('HDEL', prefix .. 'sweeping', slot)
-else
-  redis.call('HSET', prefix .. 'sweeping', slot, number .. ':' .. left)
+redis.call('SET', prefix .. 'sweep', number)
+
+for slot, state in pairs(gone) do
+  if state.bytes <= 0 or state.buckets <= visited then
+    redis.call('HDEL', prefix .. 'sweeping', slot)
+  else
+    redis.call('HSET', prefix .. 'sweeping', slot, state.buckets - visited .. ':' .. state.bytes)
+  end
 end
 return redis.call('HLEN', prefix .. 'sweeping')
 """

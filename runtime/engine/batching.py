@@ -15,7 +15,8 @@ LayerHook = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Positions [begin, end) of a sequence's prompt to compute; `sample`: then draw a token."""
+    """Positions [begin, end) of a sequence to compute: of its prompt and, after a preemption, of its
+    answer so far. `sample`: then draw a token."""
 
     sequence: Sequence
     begin: int

@@ -227,10 +227,10 @@ class Engine:
                 sequence.key,
                 token,
                 finished,
-                sequence.num_prompt,
-                sequence.num_output,
-                sequence.cached_tokens,
-                steps,
+                prompt_tokens=sequence.num_prompt,
+                completion_tokens=sequence.num_output,
+                cached_tokens=sequence.cached_tokens,
+                count=steps,
             )
         )
         if finished is not None:

@@ -5,7 +5,7 @@ here, before anything changes. Functions of values; no pages, no queues.
 from array import array
 
 from mserve.runtime.engine.config import EngineConfig
-from mserve.runtime.engine.sequence import Receive, Send, Sequence, SequenceState
+from mserve.runtime.engine.sequence import Receive, Send, Sequence
 from mserve.runtime.errors import BadRequest, Conflict, NotFound, TooLarge, Unprocessable
 from mserve.runtime.messages import (
     CommitCall,
@@ -171,8 +171,6 @@ class _Extension:
         sequence.commit = self._commit
         sequence.generate_step, sequence.sampling = self._generate_step, self._sampling
         sequence.compute_end = _required_end(sequence)
-        if sequence.state is SequenceState.RUNNING:
-            sequence.advance()
 
 
 def _check_sampling(sampling: Sampling) -> None:

@@ -75,11 +75,13 @@ def load_runner(
     kv_memory_bytes: int | None = None,
     threads: int | None = None,
     generator: np.random.Generator | None = None,
+    attention: str | None = None,
 ) -> TorchRunner:
     """Loads a Hugging Face folder and allocates KV memory: `num_pages`, or what fits in bytes.
 
     `threads` sets torch's threads for the whole process. `generator` draws for requests without a
-    seed (default: seeded by the operating system). Raises ConfigError.
+    seed (default: seeded by the operating system). `attention` is "gathered", which runs anywhere,
+    or "flashinfer", the default on CUDA. Raises ConfigError.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -95,16 +97,26 @@ def load_runner(
     return TorchRunner(
         model=Llama(config, weights),
         pool=pool,
-        attention=_attention(pool, config),
+        attention=_attention(attention, pool, config),
         sampler=Sampler(config.eos_ids, generator or np.random.default_rng()),
     )
 
 
-def _attention(pool: KvPool, config: ModelConfig) -> Attention:
-    if pool.tensor.device.type != "cuda":
+def _attention(name: str | None, pool: KvPool, config: ModelConfig) -> Attention:
+    on_cuda = pool.tensor.device.type == "cuda"
+    name = name or ("flashinfer" if on_cuda else "gathered")
+    if name == "gathered":
         return GatheredAttention(pool)
-    from mserve.runtime.engine.attention_flashinfer import FlashInferAttention
-
+    if name != "flashinfer":
+        raise ConfigError(f"The attention {name!r} is not known; use gathered or flashinfer.")
+    if not on_cuda:
+        raise ConfigError("FlashInfer's attention needs a CUDA device; use gathered.")
+    try:
+        from mserve.runtime.engine.attention_flashinfer import FlashInferAttention
+    except ImportError as error:
+        raise ConfigError(
+            f"On CUDA mserve needs FlashInfer, the extra mserve[cu12] or mserve[cu13]: {error}."
+        ) from error
     return FlashInferAttention(pool, config)
 
 

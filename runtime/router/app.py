@@ -3,6 +3,7 @@
 Everything that touches the world is given: registry, prefix index, worker client, tokenizer, clock.
 """
 
+import logging
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -16,7 +17,8 @@ from starlette.types import ASGIApp
 from mserve.compiler.observe import Strategy
 from mserve.runtime import http_server
 from mserve.runtime.clock import Clock
-from mserve.runtime.cluster.membership import PrefixIndex, Registry
+from mserve.runtime.cluster.membership import PrefixIndex, Registry, WorkerInfo
+from mserve.runtime.errors import Unavailable
 from mserve.runtime.router.client import WorkerClient
 from mserve.runtime.router.endpoints import GenerateEndpoint
 from mserve.runtime.router.executor import Executor
@@ -28,6 +30,8 @@ from mserve.runtime.router.placement import Placement
 from mserve.runtime.router.plans import PlanLog
 from mserve.runtime.router.reservations import Reservations
 from mserve.runtime.router.telemetry import RouterMetrics
+
+log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 4 << 20
 
@@ -76,7 +80,14 @@ def create_router(
 
     What is passed in stays the caller's to close.
     """
-    fleet = Fleet(registry, clock, poll_s=poll_s)
+
+    async def forget(info: WorkerInfo) -> None:
+        try:
+            await index.forget(info.name, info.incarnation)
+        except Unavailable as error:
+            log.warning("worker %s is not forgotten by the index: %s", info.name, error)
+
+    fleet = Fleet(registry, clock, poll_s=poll_s, on_gone=forget)
     reservations, history, plans = Reservations(clock), History(clock), PlanLog()
     metrics = RouterMetrics(fleet, reservations)
     executor = Executor(

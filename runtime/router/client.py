@@ -8,7 +8,8 @@ not what is in them.
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
-from typing import Any, Protocol
+from itertools import groupby
+from typing import Any, Protocol, cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -17,7 +18,7 @@ from msgspec import Struct
 
 from mserve.runtime.cluster.membership import WorkerInfo
 from mserve.runtime.errors import BY_KIND, EngineFailure, RequestError, WorkerLost
-from mserve.runtime.messages import Frame, FrameDecoder, PlanCall, encode
+from mserve.runtime.messages import Frame, FrameDecoder, FrameKind, PlanCall, encode
 
 PLAN_PATH = "/v1/microserving/plan"
 PAUSE_FRAMES = 256  # unread frames at which a connection stops reading from its socket
@@ -67,7 +68,7 @@ class HttpClient:
             if connection.status != 200:
                 raise _refusal(worker, connection.status, await connection.body())
             while batch := await connection.frames():
-                for frame in batch:
+                for frame in merge_tokens(batch):
                     yield frame
         except OSError as error:
             raise _lost(worker, str(error)) from error
@@ -212,8 +213,7 @@ class _Connection(asyncio.Protocol):
     # --- from the event loop ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport), "a TCP connection has a Transport"
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is not a subclass
 
     def data_received(self, data: bytes) -> None:
         self.has_answered = True
@@ -248,6 +248,25 @@ class _Connection(asyncio.Protocol):
         self._is_complete = True
         if not self._parser.should_keep_alive():
             self._failure = self._failure or ConnectionError("it closes after each answer")
+
+
+def merge_tokens(batch: list[Frame]) -> list[Frame]:
+    """Makes one of neighbouring TOKENS frames: what arrived together is relayed in one piece."""
+    if len(batch) < 2:
+        return batch
+    merged: list[Frame] = []
+    for is_tokens, group in groupby(batch, key=_is_tokens):
+        frames = list(group)
+        if is_tokens and len(frames) > 1:
+            tokens = b"".join([frame.tokens for frame in frames])
+            payload = b"".join([frame.payload for frame in frames])
+            frames = [Frame(FrameKind.TOKENS, tokens, payload)]
+        merged += frames
+    return merged
+
+
+def _is_tokens(frame: Frame) -> bool:
+    return frame.kind is FrameKind.TOKENS
 
 
 class _ProblemBody(Struct):

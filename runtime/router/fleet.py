@@ -5,7 +5,7 @@ out until it is heard from again. Knows no plans and no load.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -44,12 +44,24 @@ class Snapshot:
 
 
 class Fleet:
-    """Polls the registry, which never fails: while out of reach it goes on with what it knew."""
+    """Polls the registry, which never fails: while out of reach it goes on with what it knew.
 
-    def __init__(self, registry: Registry, clock: Clock, *, poll_s: float = 0.25) -> None:
+    `on_gone` is told of every incarnation that has dropped out of the registry.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        clock: Clock,
+        *,
+        poll_s: float = 0.25,
+        on_gone: Callable[[WorkerInfo], Awaitable[None]] | None = None,
+    ) -> None:
         self._registry = registry
         self._clock = clock
         self._poll_s = poll_s
+        self._on_gone = on_gone
+        self._alive: dict[str, WorkerInfo] = {}  # by incarnation
         self._lost_s: dict[str, float] = {}  # incarnation -> when its connection broke
         self._watchers: dict[str, dict[int, tuple[WorkerInfo, OnLost]]] = {}  # by incarnation
         self._num_watches = 0
@@ -70,7 +82,14 @@ class Fleet:
 
     async def refresh(self) -> None:
         """Reads the registry once."""
-        self._apply(await self._registry.members())
+        members = await self._registry.members()
+        alive = {member.info.incarnation: member.info for member in members}
+        gone = [info for incarnation, info in self._alive.items() if incarnation not in alive]
+        self._alive = alive
+        self._apply(members)
+        if self._on_gone is not None:
+            for info in gone:
+                await self._on_gone(info)
 
     async def changed(self) -> None:
         """Returns when the snapshot has been read anew."""
@@ -104,10 +123,9 @@ class Fleet:
 
     def _apply(self, members: list[Member]) -> None:
         now = self._clock.now()
-        alive = {member.info.incarnation for member in members}
-        self._lost_s = {key: at for key, at in self._lost_s.items() if key in alive}
+        self._lost_s = {key: at for key, at in self._lost_s.items() if key in self._alive}
         self.snapshot = Snapshot.of([m for m in _newest(members) if self._takes_plans(m, now)])
-        self._tell_lost(alive)
+        self._tell_lost()
         self._tick.set()
         self._tick = asyncio.Event()
 
@@ -116,8 +134,8 @@ class Fleet:
         heard_since = lost_s is None or now - member.age_s > lost_s
         return heard_since and not member.stats.draining
 
-    def _tell_lost(self, alive: set[str]) -> None:
-        for incarnation in self._watchers.keys() - alive:
+    def _tell_lost(self) -> None:
+        for incarnation in self._watchers.keys() - self._alive.keys():
             for info, on_lost in list(self._watchers[incarnation].values()):
                 on_lost(info)
 

@@ -216,7 +216,13 @@ def parse_body(cls: type[BodyType], body: bytes) -> BodyType:
     try:
         return cls.model_validate_json(body)
     except ValidationError as error:
-        raise _bad_request(error.errors(include_url=False)[0]) from None
+        raise _bad_request(_most_telling(error.errors(include_url=False))) from None
+
+
+def _most_telling(errors: list[ErrorDetails]) -> ErrorDetails:
+    """The first error; of the branches of a union, the one whose type fits."""
+    branches = [error for error in errors if error["loc"][:1] == errors[0]["loc"][:1]]
+    return next((error for error in branches if not error["type"].endswith("_type")), errors[0])
 
 
 def _bad_request(error: ErrorDetails) -> BadRequest:
@@ -280,7 +286,7 @@ def choose_max_tokens(
         return wanted or 16  # no worker is known; the one that comes will check
     room = max_model_len - num_prompt
     if room < 1 or (body.limit is not None and body.limit > room):
-        asked = f" and {body.limit} of the answer" if body.limit is not None else ""
+        asked = "" if body.limit is None else f", and `max_tokens` asks for {body.limit} more"
         raise BadRequest(
             f"This model's context is {max_model_len} tokens, but the request has {num_prompt} "
             f"tokens of prompt{asked}.",

@@ -74,6 +74,11 @@ class LoopbackTransport:
     def address(self) -> bytes:
         return self._address
 
+    @property
+    def num_slots_held(self) -> int:
+        """Both directions; 0 when nothing is staged, under way or being read."""
+        return self._sending.num_held + self._receiving.num_held
+
     def stage(self, peer: bytes, num_bytes: int) -> StagingSlot | None:
         return self._sending.take(peer, num_bytes)
 

@@ -102,6 +102,12 @@ class Connection:
         self._post(header, slot, self.peer_channel)
         self._finish_sends()
 
+    def send_bye(self, bye: bytes, tag: int) -> bool:
+        """Whether it could leave at once. Raises UcxFailure."""
+        request = self.endpoint.send(bye, tag)
+        self._sends.append(Pending(request))
+        return request.ended
+
     def accept(self, sequence: int, control: bytearray, request: UcxRequest) -> None:
         """Takes a control message in the order of arrival. Raises MalformedMessage."""
         self._inbox.append(_Inbound(sequence, control, request))

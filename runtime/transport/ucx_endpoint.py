@@ -192,8 +192,9 @@ def lists_cma(options: Mapping[str, str] = DEFAULT_OPTIONS) -> bool:
 
 
 def _open_context(options: Mapping[str, str]) -> Any:
-    # ucxx sets variables of its own that UCX then complains about, on stdout, in every process.
-    os.environ.setdefault("UCX_WARN_UNUSED_ENV_VARS", "n")
+    # ucxx sets this for versions of UCX that read it when they are loaded, which has happened by
+    # now; other versions would complain about it, on stdout, in every process.
+    os.environ.pop("UCX_MEMTYPE_CACHE", None)
     return UCXContext(dict(options))
 
 

@@ -106,13 +106,12 @@ class Peers:
         The connection carries the BYE after all else that was sent; where it is stuck behind
         that, an endpoint of its own does.
         """
-        endpoint = connection.endpoint
         bye = pack_greeting(Bye(self._address, connection.channel))
         try:
-            has_left = endpoint.send(bye, GREETING_TAG).ended
+            has_left = connection.send_bye(bye, GREETING_TAG)
         except UcxFailure:
             has_left = False
-        if not has_left and not endpoint.is_connecting:
+        if not has_left and not connection.endpoint.is_connecting:
             self._say_bye(connection.peer, connection.channel)
 
     def lose_silent(self) -> None:

@@ -145,7 +145,9 @@ def test_one_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     wait_gone(asyncio.run(main()), within_s=0)
 
 
-def test_a_death_while_serving_is_reported_once_with_its_last_lines() -> None:
+def test_a_death_while_serving_is_reported_once_with_its_last_lines(tmp_path: Path) -> None:
+    flag = tmp_path / "flag"
+
     async def main() -> list[ChildExit]:
         exits: list[ChildExit] = []
         reported = asyncio.Event()
@@ -155,9 +157,9 @@ def test_a_death_while_serving_is_reported_once_with_its_last_lines() -> None:
             reported.set()
 
         async with Supervisor(on_exit) as supervisor:
-            talks = f"for n in range(99): print('line', n, flush=True)\n{FOREVER}"
-            await supervisor.start([python("w-0", talks), python("w-1", FOREVER)])
-            await asyncio.sleep(0.3)
+            talks = f"for n in range(99): print('line', n, flush=True)\n{touches(flag, FOREVER)}"
+            talker = python("w-0", talks, ready=exists(flag))
+            await supervisor.start([talker, python("w-1", FOREVER)])
             os.kill(supervisor.pid("w-0"), signal.SIGKILL)
             await asyncio.wait_for(reported.wait(), 5)
             await supervisor.start([python("w-0", FOREVER)])  # the name is free again

@@ -13,7 +13,7 @@ from mserve.runtime.cluster.registry_redis import RedisRegistry
 from mserve.runtime.cost import CostProfile
 from mserve.runtime.errors import ConfigError, Gone, Unavailable
 
-TIMEOUT_S = 0.3
+TIMEOUT_S = 0.5
 
 Scenario = Callable[[Callable[[Registry], Awaitable[None]]], None]
 

@@ -74,11 +74,11 @@ class EngineMachine(RuleBasedStateMachine):
 
     @rule(tokens=prompts, max_tokens=st.integers(1, MAX_TOKENS), data=st.data())
     def receive_and_generate(self, tokens: list[int], max_tokens: int, data: st.DataObject) -> None:
-        cuts = sorted(data.draw(st.integers(0, len(tokens))) for _ in range(4))
+        a, b, c, d = sorted(data.draw(st.integers(0, len(tokens))) for _ in range(4))
+        receives = (PrepRecvCall("r", a, b, "t"), PrepRecvCall("q", c, d, "u"))
         start = StartGenerateCall("g", 0, Sampling(max_tokens=max_tokens))
-        steps = [PrepRecvCall("r", *cuts[:2], "t"), PrepRecvCall("q", *cuts[2:], "u"), start]
         together = data.draw(st.booleans())
-        key = self.submit(tokens, *(steps if together else steps[:2]))
+        key = self.submit(tokens, *receives, *([start] if together else []))
         if not together:
             self.worker.submit(key.removesuffix("/0"), tokens, start)
         self.expected[key] = Expected(tokens, max_tokens)

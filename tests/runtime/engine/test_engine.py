@@ -2,8 +2,8 @@
 path that a sequence took."""
 
 from array import array
-from dataclasses import fields
-from typing import TypeVar
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import pytest
 
@@ -45,10 +45,9 @@ T = TypeVar("T", bound=EngineEvent)
 PROMPT = [(7 * index) % 256 for index in range(30)]
 
 
-def worker_of(**limits: object) -> FakeWorker:
+def worker_of(**limits: Any) -> FakeWorker:
     config = EngineConfig(num_pages=40, page_size=4, chunk_tokens=8, max_model_len=128)
-    values = {f.name: getattr(config, f.name) for f in fields(config)}
-    return FakeWorker(EngineConfig(**{**values, **limits}))
+    return FakeWorker(replace(config, **limits))
 
 
 def start(begin: int = 0, max_tokens: int = 4) -> StartGenerateCall:
@@ -371,8 +370,7 @@ def test_pages_of_a_finished_answer_stay_until_its_sends_are_done() -> None:
     worker.run()
     assert len(worker.answer(key)) == 4
     assert not of_kind(worker, SequenceDone)
-    fill_before = bytes(30 * 8)
-    copy = bytearray(fill_before)
+    copy = bytearray(30 * worker.runner.bytes_per_token_layer)
     worker.runner.read(worker.engine.find(key).pages, 1, 0, 30, memoryview(copy))  # type: ignore[union-attr]
     assert list(array("i", bytes(copy))[:30]) == PROMPT
     worker.engine.send_done(key, "s", 0.0)
@@ -413,7 +411,9 @@ def test_a_cancel_in_flight_frees_pages_at_the_commit_and_not_before() -> None:
 
 def test_a_runner_that_fails_takes_only_the_culprit_along() -> None:
     worker = worker_of()
-    good, bad = (worker.submit(plan, [*PROMPT, seed], start()) for plan, seed in (("a", 1), ("b", 2)))
+    good, bad = (
+        worker.submit(plan, [*PROMPT, seed], start()) for plan, seed in (("a", 1), ("b", 2))
+    )
     worker.step()
     batch = worker.engine.plan(0.0)
     assert batch is not None

@@ -174,6 +174,18 @@ def test_a_collision_never_serves_foreign_kv() -> None:
     cache.check_integrity([other])
 
 
+def test_an_equal_block_after_another_prefix_is_no_hit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def keys_of_unchained_blocks(tokens: bytes, size: int, salt: bytes) -> list[int]:
+        blocks = (tokens[at : at + 4 * size] for at in range(0, len(tokens), 4 * size))
+        return [int.from_bytes(block, "little") for block in blocks if len(block) == 4 * size]
+
+    monkeypatch.setattr(kv_cache, "block_keys", keys_of_unchained_blocks)
+    cache = KvCache(8, PAGE)
+    cached(cache, [*[1] * 4, *[3] * 4])
+    cached(cache, [2] * 4)
+    assert match_length(cache, [*[2] * 4, *[3] * 5]) == 4
+
+
 def test_changes_are_net_and_a_snapshot_has_parents_first() -> None:
     cache = KvCache(2, PAGE)
     keys = block_keys(array("i", [1] * 8).tobytes(), PAGE)

@@ -38,10 +38,12 @@ def test_temperature_zero_takes_the_most_probable() -> None:
     assert sampler().sample(rows.clone(), sequences) == rows.argmax(-1).tolist()
 
 
-@pytest.mark.parametrize("options", [{"top_k": 1}, {"top_p": 1e-9}])
+@pytest.mark.parametrize(
+    "options", [{"top_k": 1}, {"top_p": 1e-9}, {"top_p": 0.0}, {"temperature": 1e-300}]
+)
 def test_truncation_to_one_token_is_greedy(options: dict[str, Any]) -> None:
     rows = torch.randn(5, 50, generator=torch.Generator().manual_seed(0))
-    sequences = [sequence(temperature=2.0, **options) for _ in range(5)]
+    sequences = [sequence(**{"temperature": 2.0, **options}) for _ in range(5)]
     assert sampler().sample(rows.clone(), sequences) == rows.argmax(-1).tolist()
 
 
@@ -50,6 +52,7 @@ def test_truncation_to_one_token_is_greedy(options: dict[str, Any]) -> None:
     ("options", "expected"),
     [
         ({}, PROBABILITIES),
+        ({"top_k": -1}, PROBABILITIES),
         ({"top_k": 2}, [0, 0.4 / 0.65, 0, 0.25 / 0.65, 0, 0, 0]),
         ({"top_p": 0.7}, [0, 0.4 / 0.83, 0, 0.25 / 0.83, 0.18 / 0.83, 0, 0]),
         ({"top_k": 3, "top_p": 0.7}, [0, 0.4 / 0.65, 0, 0.25 / 0.65, 0, 0, 0]),
@@ -122,6 +125,9 @@ def test_no_end_before_min_tokens(temperature: float) -> None:
     assert [draw(n) for n in (0, 2, 3)] == [4, 4, EOS]
     assert [draw(n, stop_token_ids=(4,)) for n in (0, 2, 3)] == [1, 1, EOS]
     assert draw(0, ignore_eos=True) == EOS
+    assert draw(0, stop_token_ids=(-1, 7, 1 << 40)) == 4, (
+        "ids outside of the vocabulary are harmless"
+    )
 
 
 def test_truncation_is_that_of_transformers() -> None:

@@ -1,5 +1,8 @@
 """What is in a batch, who is admitted when, and who gives way when memory runs out."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from mserve.runtime.engine.batching import Batch
@@ -17,9 +20,9 @@ from mserve.runtime.errors import ConfigError, TooLarge
 from mserve.runtime.messages import PrepRecvCall, RemoteSendCall, Sampling, StartGenerateCall
 
 
-def worker_of(**limits: int) -> FakeWorker:
-    limits = {"num_pages": 64, "page_size": 4, "decode_headroom": 4, **limits}
-    return FakeWorker(EngineConfig(**limits))
+def worker_of(**limits: Any) -> FakeWorker:
+    config = EngineConfig(num_pages=64, page_size=4, decode_headroom=4)
+    return FakeWorker(replace(config, **limits))
 
 
 def prompt(seed: int, length: int) -> list[int]:
@@ -31,6 +34,16 @@ def shape(batch: Batch | None) -> tuple[list[tuple[str, int, int, bool]], list[s
     assert batch is not None
     chunks = [(c.sequence.key, c.begin, c.end, c.sample) for c in batch.prefill]
     return chunks, [sequence.key for sequence in batch.decode]
+
+
+def state_of(worker: FakeWorker, key: str) -> SequenceState:
+    sequence = worker.engine.find(key)
+    return SequenceState.FINISHED if sequence is None else sequence.state
+
+
+def pages_of(worker: FakeWorker, key: str) -> list[int]:
+    sequence = worker.engine.find(key)
+    return [] if sequence is None else list(sequence.pages)
 
 
 def finish(worker: FakeWorker) -> None:
@@ -94,13 +107,11 @@ def test_a_sequence_that_waits_for_kv_blocks_nobody() -> None:
     start = StartGenerateCall("g", 8, Sampling(max_tokens=2), uses=("t",))
     waiting = worker.submit("a", tokens, PrepRecvCall("r", 0, 8, "t"), start)
     worker.step()
-    sequence = worker.engine.find(waiting)
-    assert sequence is not None
-    assert sequence.state is SequenceState.WAITING  # its sender is not there: no pages
+    assert state_of(worker, waiting) is SequenceState.WAITING  # its sender is not there: no pages
     worker.engine.opened(waiting, "t", 0.0)
     other = worker.generate("b", prompt(2, 8))
     worker.run()
-    assert sequence.state is SequenceState.RUNNING
+    assert state_of(worker, waiting) is SequenceState.RUNNING
     assert len(worker.answer(other)) == 4
     worker.engine.cancel(waiting, 0.0)
     finish(worker)
@@ -113,9 +124,7 @@ def test_a_receiver_gets_pages_while_the_token_budget_is_spent() -> None:
     receiver = worker.submit("r", prompt(9, 12), PrepRecvCall("r", 0, 8, "t"))
     worker.engine.opened(receiver, "t", 0.0)
     worker.step()
-    sequence = worker.engine.find(receiver)
-    assert sequence is not None
-    assert sequence.state is SequenceState.RUNNING
+    assert state_of(worker, receiver) is SequenceState.RUNNING
     worker.engine.cancel(receiver, 0.0)
     finish(worker)
 
@@ -163,10 +172,10 @@ def test_pages_under_a_transfer_are_never_taken() -> None:
     worker = worker_of(num_pages=8)
     sender = worker.submit("s", prompt(1, 16), RemoteSendCall("s", 0, 16, ()))
     worker.run()
-    pages = list(worker.engine.find(sender).pages)  # type: ignore[union-attr]
+    pages = pages_of(worker, sender)
     key = worker.generate("a", prompt(2, 12), 40)
     worker.run()
-    assert list(worker.engine.find(sender).pages) == pages  # type: ignore[union-attr]
+    assert pages_of(worker, sender) == pages
     assert 0 < len(worker.answer(key)) < 20  # it waits, without pages
     assert worker.engine.stats().waiting == 1
     worker.engine.send_done(sender, "s", 0.0)

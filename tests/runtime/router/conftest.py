@@ -3,8 +3,10 @@ prompt and the same tokens always go on the same way, and failures by script."""
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from socket import IPPROTO_TCP, TCP_NODELAY
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from mserve.compiler.plan import (
     StartGenerate,
     Step,
 )
+from mserve.runtime import http_server
 from mserve.runtime.chunks import chunk
 from mserve.runtime.clock import LoopClock
 from mserve.runtime.cluster.membership import KvLayout, Member, WorkerInfo, WorkerStats
@@ -42,7 +45,7 @@ from mserve.runtime.messages import (
     pack_tokens,
     unpack_tokens,
 )
-from mserve.runtime.router.app import Router, create_router
+from mserve.runtime.router.app import Router, create_router, serve_router
 from mserve.runtime.router.client import InProcessClient
 from mserve.runtime.router.requests import GenerationRequest
 
@@ -353,10 +356,35 @@ class Kit:
         )
 
     @staticmethod
+    def tokens_frame(token: int, text: str) -> Frame:
+        return Frame(FrameKind.TOKENS, pack_tokens([token]), text.encode())
+
+    @staticmethod
+    def finish_frame(num_prompt: int, num_output: int) -> Frame:
+        finish = Finish("length", num_prompt, num_output, 0)
+        return Frame(FrameKind.FINISH, payload=encode(finish))
+
+    @staticmethod
+    @asynccontextmanager
+    async def serving(router: Router) -> AsyncIterator[str]:
+        """Serves on a real socket; gives the base URL."""
+        listener = http_server.bind("127.0.0.1", 0)
+        listener.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)  # uvloop does; these tests run without
+        server = asyncio.create_task(serve_router(router, listener))
+        try:
+            await Kit.until(lambda: bool(router.fleet.snapshot.members) or server.done())
+            yield http_server.url_of(listener)
+        finally:
+            server.cancel()
+            with suppress(asyncio.CancelledError):
+                await server
+            listener.close()
+
+    @staticmethod
     async def until(condition: Callable[[], bool]) -> None:
         """Lets everything run until `condition` holds."""
         async with asyncio.timeout(5):
-            while not condition():
+            while not condition():  # noqa: ASYNC110 - there is no event for it
                 await asyncio.sleep(0.001)
 
     @staticmethod

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from mserve.compiler.plan import LimitsSpec
 from mserve.runtime.errors import EngineFailure, NoRoom
+from mserve.runtime.router.client import InProcessClient
 from mserve.runtime.router.timeline import render_timeline
 
 PROMPT = "The quick brown fox"
@@ -44,6 +46,7 @@ def text_of(tokens: list[int]) -> str:
 
 
 def official(client: Client) -> openai.AsyncOpenAI:
+    """The official library; use it with `async with`."""
     return openai.AsyncOpenAI(base_url=f"{client.base_url}/v1", api_key="none", max_retries=0)
 
 
@@ -52,9 +55,8 @@ def official(client: Client) -> openai.AsyncOpenAI:
 
 def test_completions(kit: Any) -> None:
     async def use(client: Client, cluster: Any, router: Any) -> Any:
-        return await official(client).completions.create(
-            model=kit.MODEL, prompt=PROMPT, max_tokens=5
-        )
+        async with official(client) as api:
+            return await api.completions.create(model=kit.MODEL, prompt=PROMPT, max_tokens=5)
 
     answer = serve(kit, use)
     assert answer.choices[0].text == text_of(kit.expected_tokens(TOKENS, 5))
@@ -68,14 +70,15 @@ def test_completions(kit: Any) -> None:
 
 def test_streamed_completions(kit: Any) -> None:
     async def use(client: Client, cluster: Any, router: Any) -> Any:
-        stream = await official(client).completions.create(
-            model=kit.MODEL,
-            prompt=TOKENS,
-            max_tokens=5,
-            stream=True,
-            stream_options={"include_usage": True},
-        )
-        return [chunk async for chunk in stream]
+        async with official(client) as api:
+            stream = await api.completions.create(
+                model=kit.MODEL,
+                prompt=TOKENS,
+                max_tokens=5,
+                stream=True,
+                stream_options={"include_usage": True},
+            )
+            return [chunk async for chunk in stream]
 
     *chunks, last = serve(kit, use)
     text = "".join(chunk.choices[0].text for chunk in chunks)
@@ -88,14 +91,15 @@ def test_streamed_completions(kit: Any) -> None:
 
 def test_chat(kit: Any) -> None:
     async def use(client: Client, cluster: Any, router: Any) -> Any:
-        return await official(client).chat.completions.create(
-            model=kit.MODEL,
-            messages=[
-                {"role": "system", "content": "Be brief."},
-                {"role": "user", "content": [{"type": "text", "text": "Hello"}]},
-            ],
-            max_completion_tokens=4,
-        )
+        async with official(client) as api:
+            return await api.chat.completions.create(
+                model=kit.MODEL,
+                messages=[
+                    {"role": "system", "content": "Be brief."},
+                    {"role": "user", "content": [{"type": "text", "text": "Hello"}]},
+                ],
+                max_completion_tokens=4,
+            )
 
     answer = serve(kit, use)
     assert answer.object == "chat.completion"
@@ -106,13 +110,14 @@ def test_chat(kit: Any) -> None:
 
 def test_streamed_chat_begins_with_the_role(kit: Any) -> None:
     async def use(client: Client, cluster: Any, router: Any) -> Any:
-        stream = await official(client).chat.completions.create(
-            model=kit.MODEL,
-            messages=[{"role": "user", "content": "Hello"}],
-            max_tokens=4,
-            stream=True,
-        )
-        return [chunk async for chunk in stream]
+        async with official(client) as api:
+            stream = await api.chat.completions.create(
+                model=kit.MODEL,
+                messages=[{"role": "user", "content": "Hello"}],
+                max_tokens=4,
+                stream=True,
+            )
+            return [chunk async for chunk in stream]
 
     chunks = serve(kit, use)
     deltas = [chunk.choices[0].delta for chunk in chunks]
@@ -135,11 +140,12 @@ def test_chat_without_a_limit_may_use_the_rest_of_the_context(kit: Any) -> None:
 
 def test_models(kit: Any) -> None:
     async def use(client: Client, cluster: Any, router: Any) -> Any:
-        models = await official(client).models.list()
-        one = await official(client).models.retrieve(kit.MODEL)
-        with pytest.raises(openai.NotFoundError):
-            await official(client).models.retrieve("other")
-        return [model.id for model in models.data], one.id
+        async with official(client) as api:
+            models = await api.models.list()
+            one = await api.models.retrieve(kit.MODEL)
+            with pytest.raises(openai.NotFoundError):
+                await api.models.retrieve("other")
+            return [model.id for model in models.data], one.id
 
     assert serve(kit, use) == ([kit.MODEL], kit.MODEL)
 
@@ -203,42 +209,38 @@ REFUSED_CHAT = [
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "fields", "param", "says"),
-    [("/v1/completions", COMPLETION, *case) for case in REFUSED]
-    + [("/v1/chat/completions", CHAT, *case) for case in REFUSED_CHAT],
+    ("path", "body", "cases"),
+    [("/v1/completions", COMPLETION, REFUSED), ("/v1/chat/completions", CHAT, REFUSED_CHAT)],
 )
 def test_bad_values_are_refused_by_name(
-    kit: Any, path: str, body: dict[str, Any], fields: dict[str, Any], param: str, says: str
+    kit: Any, path: str, body: dict[str, Any], cases: list[tuple[dict[str, Any], str, str]]
 ) -> None:
-    import re
-
-    async def use(client: Client, cluster: Any, router: Any) -> httpx.Response:
-        answer = await client.post(path, json={**body, **fields})
+    async def use(client: Client, cluster: Any, router: Any) -> list[httpx.Response]:
+        answers = [await client.post(path, json={**body, **fields}) for fields, _, _ in cases]
         assert not cluster.workers["workers-0"].calls
-        return answer
+        return answers
 
-    answer = serve(kit, use)
-    error = answer.json()["error"]
-    assert answer.status_code == 400, answer.text
-    assert error["param"] == param
-    assert re.search(says, error["message"]), error["message"]
-    assert error["type"] == "invalid_request_error"
+    for answer, (_, param, says) in zip(serve(kit, use), cases, strict=True):
+        error = answer.json()["error"]
+        assert answer.status_code == 400, answer.text
+        assert error["param"] == param, answer.text
+        assert re.search(says, error["message"]), answer.text
+        assert error["type"] == "invalid_request_error"
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
+def test_harmless_defaults_are_accepted(kit: Any) -> None:
+    accepted: list[dict[str, Any]] = [
         {"n": 1, "best_of": 1, "logprobs": None, "echo": False, "suffix": None},
         {"presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": None, "user": "me"},
         {"temperature": 0, "top_p": 1, "top_k": -1, "seed": 5, "stop": None, "stream": False},
         {"temperature": 1, "stop": "x", "min_tokens": 2, "ignore_eos": True},
-    ],
-)
-def test_harmless_defaults_are_accepted(kit: Any, fields: dict[str, Any]) -> None:
-    async def use(client: Client, cluster: Any, router: Any) -> int:
-        return (await client.post("/v1/completions", json=COMPLETION | fields)).status_code
+    ]
 
-    assert serve(kit, use) == 200
+    async def use(client: Client, cluster: Any, router: Any) -> list[int]:
+        answers = [await client.post("/v1/completions", json=COMPLETION | f) for f in accepted]
+        return [answer.status_code for answer in answers]
+
+    assert serve(kit, use) == [200] * len(accepted)
 
 
 def test_sampling_reaches_the_worker(kit: Any) -> None:
@@ -252,16 +254,16 @@ def test_sampling_reaches_the_worker(kit: Any) -> None:
     assert (sampling.seed, sampling.stop, sampling.max_tokens) == (3, ("a", "b"), 16)
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b'"text"', b"\xff\xfe", b'{"model": NaN', b"[" * 100_000]
-)
-def test_what_is_not_json_is_refused(kit: Any, content: bytes) -> None:
-    async def use(client: Client, cluster: Any, router: Any) -> httpx.Response:
-        return await client.post("/v1/completions", content=content)
+def test_what_is_not_json_is_refused(kit: Any) -> None:
+    contents = [b"", b"{", b"[]", b'"text"', b"\xff\xfe", b'{"model": NaN', b"[" * 100_000]
+    contents += [b'{"model": "tiny", "prompt": "\\ud800"}', b'{"model": "tiny"} trailing']
 
-    answer = serve(kit, use)
-    assert answer.status_code == 400
-    assert answer.json()["error"]["message"]
+    async def use(client: Client, cluster: Any, router: Any) -> list[httpx.Response]:
+        return [await client.post("/v1/completions", content=content) for content in contents]
+
+    for content, answer in zip(contents, serve(kit, use), strict=True):
+        assert answer.status_code == 400, content
+        assert answer.json()["error"]["message"]
 
 
 def test_refusals_with_a_status_of_their_own(kit: Any) -> None:
@@ -378,18 +380,16 @@ def test_a_client_that_leaves_while_waiting_for_a_route_leaves_nothing(kit: Any)
 def test_a_slow_reader_holds_its_worker_back(kit: Any) -> None:
     """Nothing is buffered without bound: the worker's generator stands still until there is room."""
 
+    produced = 0
+
+    async def generate(info: Any, call: Any) -> Any:
+        nonlocal produced
+        for _ in range(100):
+            produced += 1
+            yield kit.tokens_frame(produced, "x" * 1_000_000)
+        yield kit.finish_frame(19, 100)
+
     async def use(client: Client, cluster: Any, router: Any) -> tuple[int, int]:
-        big = "x" * 1_000_000
-        produced = 0
-
-        async def serve_big(info: Any, call: Any) -> Any:
-            nonlocal produced
-            for _ in range(100):
-                produced += 1
-                yield kit.tokens_frame(produced, big)
-            yield kit.finish_frame(19, 100)
-
-        kit.replace_serve(router, serve_big)
         reader, writer = await post_raw(client, COMPLETION | {"stream": True, "max_tokens": 100})
         await kit.until(lambda: produced > 0)
         before = -1
@@ -403,9 +403,9 @@ def test_a_slow_reader_holds_its_worker_back(kit: Any) -> None:
         writer.close()
         return stalled, produced
 
-    stalled, produced = serve(kit, use)
+    stalled, in_the_end = serve(kit, use, client=InProcessClient(generate))
     assert stalled < 30
-    assert produced == 100
+    assert in_the_end == 100
 
 
 # --- headers, plans, metrics --------------------------------------------------------------------------

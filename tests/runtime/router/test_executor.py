@@ -13,6 +13,7 @@ from mserve.compiler.plan import (
     StartGenerate,
 )
 from mserve.compiler.protocol import StepState
+from mserve.runtime.chunks import chunk
 from mserve.runtime.errors import (
     BadRequest,
     EngineFailure,
@@ -21,7 +22,8 @@ from mserve.runtime.errors import (
     Unavailable,
     WorkerLost,
 )
-from mserve.runtime.messages import RemoteSendCall, StartGenerateCall, unpack_tokens
+from mserve.runtime.messages import RemoteSendCall, Render, StartGenerateCall, unpack_tokens
+from mserve.runtime.router.client import InProcessClient
 from mserve.runtime.router.plans import plan_json
 
 PROMPT = tuple(range(100, 140))
@@ -105,8 +107,6 @@ def test_a_worker_lost_after_its_last_token_ends_the_answer(kit: Any) -> None:
             yield frame
 
     async def main() -> Any:
-        from mserve.runtime.router.client import InProcessClient
-
         strategy = kit.Strategy(kit.generate_on_first)
         router = kit.router(cluster, strategy, client=InProcessClient(serve))
         sink = kit.Collected()
@@ -119,6 +119,42 @@ def test_a_worker_lost_after_its_last_token_ends_the_answer(kit: Any) -> None:
     assert sink.finished.reason == "length"
     assert len(worker.calls) == 1
     assert not cluster.workers["workers-1"].calls
+
+
+def test_an_answer_whose_text_has_ended_is_not_taken_up_again(kit: Any) -> None:
+    """The worker found a stop string, said so in the stream, and died before its last frame."""
+    cluster = kit.cluster("workers-0", "workers-1")
+    end = chunk(Render("completion"), "the end", "stop")
+
+    async def serve(info: Any, call: Any) -> Any:
+        cluster.workers[info.name].calls.append(call)
+        yield kit.tokens_frame(5, end.decode())
+        raise WorkerLost("lost")
+
+    async def main() -> Any:
+        strategy = kit.Strategy(kit.generate_on_first)
+        router = kit.router(cluster, strategy, client=InProcessClient(serve))
+        sink = kit.Collected()
+        async with router.running():
+            await router.executor.execute(kit.request(PROMPT), sink)
+        return sink
+
+    sink = asyncio.run(main())
+    assert (sink.finished.reason, sink.finished.completion_tokens) == ("stop", 1)
+    assert not cluster.workers["workers-1"].calls
+
+
+def test_the_next_request_stays_away_from_a_lost_worker(kit: Any) -> None:
+    async def main() -> Any:
+        cluster = kit.cluster("workers-0", "workers-1")
+        cluster.workers["workers-0"].script = kit.Script(lose_after=1)
+        router = kit.router(cluster, kit.Strategy(kit.generate_on_first))
+        async with router.running():
+            for _ in range(2):
+                await router.executor.execute(kit.request(PROMPT), kit.Collected())
+        return [len(worker.calls) for worker in cluster.workers.values()]
+
+    assert asyncio.run(main()) == [1, 2]
 
 
 def test_a_lost_prefill_worker_cancels_the_decode_worker_and_plans_anew(kit: Any) -> None:
@@ -283,7 +319,7 @@ def test_load_is_reserved_at_dispatch_and_shrinks_with_every_token(kit: Any) -> 
             seen.append((load.prefill_s, round(load.seconds - load.prefill_s, 6)))
 
         sink.on_tokens = look
-        sink.placed = lambda plan_id, route: look()  # type: ignore[method-assign]
+        sink.placed = lambda plan_id, route: look()
         async with router.running():
             await router.executor.execute(kit.request(PROMPT, 4), sink)
         return seen, kit.idle(router)

@@ -284,9 +284,10 @@ def test_closing_before_the_peer_ever_answered_leaves_nothing(join: Join, drive:
 
 def test_closing_everything_is_seen_by_every_peer(join: Join, drive: Drive) -> None:
     a, b, c = join(), join(), join()
-    for peer in (b, c):
-        a.send(peer.address, b"hello")
-    drive.until(lambda: drive.inbox(b).messages and drive.inbox(c).messages, a, b, c)
+    for sender, receiver in ((a, b), (b, a), (a, c)):
+        send_payload(sender, receiver.address, b"hello", b"x" * 100_000)
+    drive.until(lambda: all(drive.inbox(end).messages for end in (a, b, c)), a, b, c)
+    drive.until_idle(a, b, c)
     fill(a, b.address)
     fill(b, a.address)
     started_s = time.monotonic()

@@ -1,0 +1,164 @@
+"""How fast does KV move between two processes over UCX, against a plain memcpy?
+
+    python bench/transfer.py [--rounds N] [--json FILE]
+
+64 MiB go as payloads of at most 2 MiB from staging slots of one process to staging slots of
+another, until the receiver's acknowledgement is back; rounds alternate with a memcpy of as many
+bytes, so that a busy machine slows both. Bar: at least 60% of memcpy.
+Then the round trip of a 64-byte message. Both ends poll for 50 us before they sleep.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import select
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from mserve.runtime.transport.base import MAX_PAYLOAD_BYTES, PeerLost, Received
+from mserve.runtime.transport.ring import anonymous_pages
+from mserve.runtime.transport.ucx import UcxTransport, cma_warning
+
+TRANSFER_BYTES = 64 << 20
+NUM_ROUND_TRIPS = 2000
+SPIN_S = 50e-6
+KV, DONE, PING = b"kv", b"done", b"ping".ljust(64)
+
+
+class Loop:
+    """Polls for a while, then sleeps until something happens, as an engine without work does."""
+
+    def __init__(self) -> None:
+        self.transport = UcxTransport()
+
+    def turn(self) -> list[Received]:
+        """What arrived, if anything; at least one poll."""
+        spin_until_s = time.perf_counter() + SPIN_S
+        while not (arrived := self.transport.poll()):
+            if time.perf_counter() > spin_until_s:
+                self._sleep()
+                arrived = self.transport.poll()
+                break
+        return [self._received(event) for event in arrived]
+
+    def next(self) -> Received:
+        """The one message that is on its way."""
+        while not (arrived := self.turn()):
+            pass
+        assert len(arrived) == 1, "one message was on its way"
+        return arrived[0]
+
+    def _sleep(self) -> None:
+        descriptor = self.transport.wakeup_fd()
+        if descriptor is not None:
+            select.select([descriptor], [], [])
+
+    def _received(self, event: Received | PeerLost) -> Received:
+        assert isinstance(event, Received), f"the other process is gone: {event}"
+        return event
+
+
+def receive(loop: Loop) -> None:
+    """The other process: counts payload bytes, acknowledges each transfer, echoes the rest."""
+    print(loop.transport.address.hex(), flush=True)
+    num_bytes = 0
+    while True:
+        for event in loop.turn():
+            num_bytes += len(event.payload)
+            if event.header != KV:
+                loop.transport.send(event.peer, event.header)
+            elif num_bytes == TRANSFER_BYTES:
+                loop.transport.send(event.peer, DONE)
+                num_bytes = 0
+
+
+def transfer(loop: Loop, peer: bytes) -> None:
+    remaining = TRANSFER_BYTES
+    while remaining:
+        slot = loop.transport.stage(peer, min(remaining, MAX_PAYLOAD_BYTES))
+        if slot is None:
+            assert not loop.turn(), "nothing comes before the acknowledgement"
+            continue
+        remaining -= len(slot.view)
+        loop.transport.send(peer, KV, slot)
+    assert loop.next().header == DONE
+
+
+def round_trip(loop: Loop, peer: bytes) -> None:
+    loop.transport.send(peer, PING)
+    assert loop.next().header == PING
+
+
+def timed_s(action: Callable[[], object]) -> float:
+    started_s = time.perf_counter()
+    action()
+    return time.perf_counter() - started_s
+
+
+def measure(loop: Loop, peer: bytes, rounds: int) -> dict[str, float]:
+    source, target = anonymous_pages(TRANSFER_BYTES), anonymous_pages(TRANSFER_BYTES)
+    source[:] = bytes(TRANSFER_BYTES)
+    memcpy_s, transfer_s = [], []
+    for _ in range(rounds + 2):
+        memcpy_s.append(timed_s(lambda: target.__setitem__(slice(None), source)))
+        transfer_s.append(timed_s(lambda: transfer(loop, peer)))
+    memcpy_gib_s = TRANSFER_BYTES / 2**30 / statistics.median(memcpy_s[2:])
+    transfer_gib_s = TRANSFER_BYTES / 2**30 / statistics.median(transfer_s[2:])
+    trips_s = [timed_s(lambda: round_trip(loop, peer)) for _ in range(NUM_ROUND_TRIPS)]
+    return {
+        "memcpy_gib_per_s": round(memcpy_gib_s, 2),
+        "transfer_gib_per_s": round(transfer_gib_s, 2),
+        "transfer_to_memcpy": round(transfer_gib_s / memcpy_gib_s, 3),
+        "round_trip_p50_us": round(statistics.median(trips_s) * 1e6, 1),
+    }
+
+
+def record(figures: dict[str, float], rounds: int) -> dict[str, object]:
+    return {
+        "bench": "transfer",
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+        "ucxx": importlib.metadata.version("ucxx-cu13"),
+        "libucx": importlib.metadata.version("libucx-cu13"),
+        "rounds": rounds,
+        "transfer_bytes": TRANSFER_BYTES,
+        "figures": figures,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=25, help="transfers that are timed")
+    parser.add_argument("--json", type=Path, help="write the figures to this file, too")
+    parser.add_argument("--receive", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    loop = Loop()
+    if options.receive:
+        receive(loop)
+        return
+    if (warning := cma_warning()) is not None:
+        print(warning)
+    command = [sys.executable, __file__, "--receive"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as receiver:
+        try:
+            assert receiver.stdout is not None
+            peer = bytes.fromhex(receiver.stdout.readline())
+            figures = measure(loop, peer, options.rounds)
+        finally:
+            receiver.kill()
+    for name, figure in figures.items():
+        print(f"{name:22} {figure:10}")
+    if options.json is not None:
+        options.json.write_text(json.dumps(record(figures, options.rounds), indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

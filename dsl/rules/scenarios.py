@@ -1,0 +1,54 @@
+"""Rules about tests in the language: the cluster they describe exists and can be so."""
+
+from mserve.dsl.diagnostics import Diagnostic, Label
+from mserve.dsl.syntax import Span
+
+
+def test_unknown_worker(span: Span, worker: str, size: int, declared: Span | None) -> Diagnostic:
+    """A test names a worker that its cluster does not have.
+
+    What it does: compares positions with the sizes that `cluster` gives the pools (1 unless
+    listed); positions count from 0.
+
+    Why it is wrong: what is given for the worker would be ignored, and nothing expected of it could
+    ever happen.
+
+    Example:
+
+        cluster workers = 2
+        given load(workers[2]) = 5s
+
+    Use instead:
+
+        cluster workers = 3
+        given load(workers[2]) = 5s
+    """
+    labels = [Label(span)] if declared is None else [Label(span), Label(declared, "its size")]
+    pool = worker.partition("[")[0]
+    count = "1 worker" if size == 1 else f"{size} workers"
+    return Diagnostic(
+        "test-unknown-worker",
+        f"there is no `{worker}`: pool `{pool}` has {count} in this test",
+        tuple(labels),
+        help=f"say how many there are: `cluster {pool} = ...`",
+    )
+
+
+def test_inconsistent_given(span: Span, message: str, other: Span | None) -> Diagnostic:
+    """A test gives values that cannot be.
+
+    What it does: reports a value that is given twice, a negative length or time, a share above 1,
+    and a cached prefix longer than the prompt.
+
+    Why it is wrong: the test would show what happens in a situation that never arises.
+
+    Example:
+
+        given tokens(prompt) = 1000, cached(workers[0]) = 3000
+
+    Use instead:
+
+        given tokens(prompt) = 4000, cached(workers[0]) = 3000
+    """
+    labels = [Label(span)] if other is None else [Label(span), Label(other)]
+    return Diagnostic("test-inconsistent-given", message, tuple(labels))

@@ -1,0 +1,174 @@
+"""Real clusters: `mserve serve` in its own process, asked over HTTP, ended by Ctrl-C."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+MSERVE = (sys.executable, "-m", "mserve")
+TINY = Path(str(files("mserve") / "model"))
+START_TIMEOUT_S = 60
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+
+
+@dataclass
+class Server:
+    """A running `mserve serve`."""
+
+    process: subprocess.Popen[str]
+    url: str
+
+    def ask(self, path: str, body: Any = None, raw: bytes | None = None) -> tuple[int, Any, Any]:
+        """(status, JSON or text, headers)."""
+        data = raw if raw is not None else json.dumps(body).encode() if body is not None else None
+        request = urllib.request.Request(
+            self.url + path, data, {"content-type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=60) as response:
+                status, text, headers = response.status, response.read(), response.headers
+        except urllib.error.HTTPError as error:
+            with error:
+                status, text, headers = error.code, error.read(), error.headers
+        is_json = headers["content-type"].startswith("application/json")
+        return status, json.loads(text) if is_json else text.decode(), headers
+
+    def plan_of(self, headers: Any) -> Any:
+        plan_id = headers["x-mserve-plan"].partition(";")[0]
+        status, record, _ = self.ask(f"/v1/plans/{plan_id}")
+        assert status == 200, record
+        return record
+
+
+Serve = Callable[..., Any]
+
+
+@contextmanager
+def serving(*arguments: str) -> Iterator[Server]:
+    """Runs `mserve serve ...`; afterwards Ctrl-C must end all of it with exit code 0."""
+    argv = [*MSERVE, "serve", *arguments, "--port", "0", "--log-level", "warning"]
+    process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        yield Server(process, _ready_url(process))
+        family = descendants(process.pid)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(15) == 0, "mserve serve did not end cleanly"
+        assert not [pid for pid in family if is_running(pid)], "a process was left behind"
+    finally:
+        if process.poll() is None:
+            process.kill()
+        assert process.stderr is not None
+        process.stderr.close()
+        process.wait()
+
+
+def _ready_url(process: subprocess.Popen[str]) -> str:
+    lines = []
+    assert process.stderr is not None
+    for line in process.stderr:
+        lines.append(line)
+        if found := re.search(r"ready: (http://\S+)/v1", line):
+            return found[1]
+    raise AssertionError("mserve serve ended while it started:\n" + "".join(lines))
+
+
+def descendants(pid: int) -> list[int]:
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except FileNotFoundError:
+        return []
+    return [each for child in children for each in (int(child), *descendants(int(child)))]
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture(scope="session")
+def serve() -> Serve:
+    return serving
+
+
+class Reference:
+    """A model folder and the greedy tokens that Hugging Face's transformers gives for it."""
+
+    def __init__(self, folder: Path, model: Any) -> None:
+        self.folder = folder
+        self._model = model
+
+    @cache  # noqa: B019 (there are two of them, for the whole session)
+    def answer(self, prompt: tuple[int, ...], num_tokens: int) -> list[int]:
+        ids = torch.tensor([prompt])
+        with torch.inference_mode():
+            out = self._model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=num_tokens,
+                do_sample=False,
+                eos_token_id=None,
+                pad_token_id=0,
+            )
+        tokens: list[int] = out[0, len(prompt) :].tolist()
+        return tokens
+
+
+@pytest.fixture(scope="session")
+def transformers() -> Any:
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    torch.set_num_threads(1)  # the servers under test need the other cores
+    with warnings.catch_warnings():
+        # The library's own imports warn about its dependencies' deprecations.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import transformers
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    return transformers
+
+
+@pytest.fixture(scope="session")
+def tiny(transformers: Any) -> Reference:
+    load = transformers.AutoModelForCausalLM.from_pretrained
+    return Reference(TINY, load(TINY, dtype=torch.float32).eval())
+
+
+@pytest.fixture(scope="session")
+def random_llama(transformers: Any, tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    """Random weights, grouped queries (4 to 1), untied embeddings; the small model's tokenizer."""
+    config = transformers.LlamaConfig(
+        vocab_size=json.loads((TINY / "config.json").read_text())["vocab_size"],
+        hidden_size=128,
+        intermediate_size=224,
+        num_hidden_layers=3,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        initializer_range=0.2,  # large, so that answers vary and errors show
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    torch.manual_seed(3)
+    model = transformers.LlamaForCausalLM(config).eval()
+    folder = tmp_path_factory.mktemp("random-llama")
+    model.save_pretrained(folder)
+    for name in TOKENIZER_FILES:
+        shutil.copy(TINY / name, folder / name)
+    return Reference(folder, model)

@@ -1,0 +1,71 @@
+"""The engine and the torch runner together: continuous batching, prefix reuse and preemption leave
+every answer as it would be alone."""
+
+import random
+from collections.abc import Sequence as Items
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from mserve.runtime.engine.config import EngineConfig
+from mserve.runtime.engine.engine import Engine
+from mserve.runtime.engine.events import Generated
+from mserve.runtime.engine.runner import TorchRunner, load_runner
+from mserve.runtime.messages import PlanCall, Sampling, StartGenerateCall, pack_tokens
+
+TINY = Path(str(files("mserve") / "model"))
+OUTPUT_TOKENS = 24
+
+
+@pytest.fixture(scope="module")
+def runner() -> TorchRunner:
+    return load_runner(TINY, num_pages=64, page_size=8, threads=1)
+
+
+def make_engine(runner: TorchRunner, num_pages: int | None = None) -> Engine:
+    return Engine(
+        EngineConfig(
+            num_pages=num_pages or runner.pool.num_pages,
+            page_size=runner.pool.page_size,
+            max_batch_tokens=64,
+            chunk_tokens=32,
+        )
+    )
+
+
+def answer(engine: Engine, runner: TorchRunner, prompts: Items[list[int]]) -> list[list[int]]:
+    sampling = Sampling(max_tokens=OUTPUT_TOKENS, temperature=0.0)
+    answers: dict[str, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        call = PlanCall(f"p{index}", pack_tokens(prompt), (StartGenerateCall("g", 0, sampling),))
+        answers[engine.submit(call, now=0.0).key] = []
+    while (batch := engine.plan(now=0.0)) is not None:
+        engine.commit(batch, runner.run(batch), now=0.0)
+        for event in engine.drain():
+            if isinstance(event, Generated):
+                answers[event.key].append(event.token)
+    engine.check_integrity()
+    assert engine.is_idle
+    return list(answers.values())
+
+
+def prompts_of(lengths: Items[int]) -> list[list[int]]:
+    rng = random.Random(4)
+    shared = [rng.randrange(5, 2000) for _ in range(40)]
+    return [shared + [rng.randrange(5, 2000) for _ in range(length)] for length in lengths]
+
+
+@pytest.mark.parametrize("num_pages", [64, 20])  # 20: not enough for all, some start again
+def test_answers_together_are_those_alone(runner: TorchRunner, num_pages: int) -> None:
+    prompts = prompts_of([1, 3, 8, 20, 40])
+    alone = [answer(make_engine(runner), runner, [prompt])[0] for prompt in prompts]
+    assert answer(make_engine(runner, num_pages), runner, prompts) == alone
+
+
+def test_cached_prefixes_do_not_change_answers(runner: TorchRunner) -> None:
+    prompts = prompts_of([1, 3, 8, 20, 40])
+    engine = make_engine(runner)
+    first = answer(engine, runner, prompts)
+    assert engine.match_length(pack_tokens(prompts[0])) > 0, "the second round finds the first's KV"
+    assert answer(engine, runner, prompts) == first
