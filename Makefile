@@ -38,7 +38,8 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 
 types: $(STAMP)
-	$(BIN)/mypy
+	$(BIN)/mypy -p mserve
+	$(BIN)/mypy tests bench models/train.py
 
 contracts: $(STAMP) # who may import whom
 	$(BIN)/lint-imports

@@ -18,17 +18,20 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
-from mserve.runtime.transport.base import MAX_PAYLOAD_BYTES, PeerLost, Received
+from mserve.runtime.transport.base import MAX_PAYLOAD_BYTES, Received, Slot
 from mserve.runtime.transport.ring import anonymous_pages
 from mserve.runtime.transport.ucx import UcxTransport, cma_warning
 
 TRANSFER_BYTES = 64 << 20
 NUM_ROUND_TRIPS = 2000
 SPIN_S = 50e-6
+T = TypeVar("T")
 KV, DONE, PING = b"kv", b"done", b"ping".ljust(64)
 
 
@@ -37,63 +40,61 @@ class Loop:
 
     def __init__(self) -> None:
         self.transport = UcxTransport()
+        self._arrived: deque[Received] = deque()
 
-    def turn(self) -> list[Received]:
-        """What arrived, if anything; at least one poll."""
+    def receive(self) -> Received:
+        """The next message; the payload of the one before is no longer valid."""
+        return self._wait(lambda: self._arrived.popleft() if self._arrived else None)
+
+    def stage(self, peer: bytes, num_bytes: int) -> Slot:
+        return self._wait(lambda: self.transport.stage(peer, num_bytes))
+
+    def _wait(self, attempt: Callable[[], T | None]) -> T:
         spin_until_s = time.perf_counter() + SPIN_S
-        while not (arrived := self.transport.poll()):
+        while (outcome := attempt()) is None:
             if time.perf_counter() > spin_until_s:
                 self._sleep()
-                arrived = self.transport.poll()
-                break
-        return [self._received(event) for event in arrived]
+                spin_until_s = time.perf_counter() + SPIN_S
+            self._poll()
+        return outcome
 
-    def next(self) -> Received:
-        """The one message that is on its way."""
-        while not (arrived := self.turn()):
-            pass
-        assert len(arrived) == 1, "one message was on its way"
-        return arrived[0]
+    def _poll(self) -> None:
+        for event in self.transport.poll():
+            assert isinstance(event, Received), f"the other process is gone: {event}"
+            self._arrived.append(event)
 
     def _sleep(self) -> None:
         descriptor = self.transport.wakeup_fd()
         if descriptor is not None:
             select.select([descriptor], [], [])
 
-    def _received(self, event: Received | PeerLost) -> Received:
-        assert isinstance(event, Received), f"the other process is gone: {event}"
-        return event
 
-
-def receive(loop: Loop) -> None:
+def serve(loop: Loop) -> None:
     """The other process: counts payload bytes, acknowledges each transfer, echoes the rest."""
     print(loop.transport.address.hex(), flush=True)
     num_bytes = 0
     while True:
-        for event in loop.turn():
-            num_bytes += len(event.payload)
-            if event.header != KV:
-                loop.transport.send(event.peer, event.header)
-            elif num_bytes == TRANSFER_BYTES:
-                loop.transport.send(event.peer, DONE)
-                num_bytes = 0
+        message = loop.receive()
+        num_bytes += len(message.payload)
+        if message.header != KV:
+            loop.transport.send(message.peer, message.header)
+        elif num_bytes == TRANSFER_BYTES:
+            loop.transport.send(message.peer, DONE)
+            num_bytes = 0
 
 
 def transfer(loop: Loop, peer: bytes) -> None:
     remaining = TRANSFER_BYTES
     while remaining:
-        slot = loop.transport.stage(peer, min(remaining, MAX_PAYLOAD_BYTES))
-        if slot is None:
-            assert not loop.turn(), "nothing comes before the acknowledgement"
-            continue
+        slot = loop.stage(peer, min(remaining, MAX_PAYLOAD_BYTES))
         remaining -= len(slot.view)
         loop.transport.send(peer, KV, slot)
-    assert loop.next().header == DONE
+    assert loop.receive().header == DONE
 
 
 def round_trip(loop: Loop, peer: bytes) -> None:
     loop.transport.send(peer, PING)
-    assert loop.next().header == PING
+    assert loop.receive().header == PING
 
 
 def timed_s(action: Callable[[], object]) -> float:
@@ -142,7 +143,7 @@ def main() -> None:
     options = parser.parse_args()
     loop = Loop()
     if options.receive:
-        receive(loop)
+        serve(loop)
         return
     if (warning := cma_warning()) is not None:
         print(warning)

@@ -12,7 +12,9 @@ from mserve.compiler import arithmetic, choices
 from mserve.compiler.columns import compile_column
 from mserve.compiler.frame import Evaluator, Frame, Missing, Value, memoise
 from mserve.compiler.observe import REQUEST_OBSERVATIONS, TIMES, WORKER_OBSERVATIONS
-from mserve.compiler.units import Units
+from mserve.dsl.dependencies import find_order
+from mserve.dsl.inference import Inference
+from mserve.dsl.symbols import Symbols
 from mserve.dsl.syntax import (
     Binary,
     Boolean,
@@ -21,6 +23,7 @@ from mserve.dsl.syntax import (
     Expr,
     Filter,
     Fold,
+    Let,
     Name,
     Number,
     PromptRange,
@@ -29,6 +32,10 @@ from mserve.dsl.syntax import (
     Unary,
     WorkerAt,
 )
+from mserve.dsl.traversal import parts
+
+MAX_DEPTH = 300
+"""Of bindings built on bindings: what evaluation can nest without running out of stack."""
 
 Bound = Callable[[Frame], int]
 
@@ -38,34 +45,53 @@ class CompileError(Exception):
 
 
 class Names:
-    """The strategy's lets, params and pools. A let is compiled once, whatever the order of uses."""
+    """The strategy's lets, params and pools. A let is compiled once, after those that it needs.
+
+    Raises CompileError for lets that need themselves or nest too deep.
+    """
 
     def __init__(self, strategy: Strategy) -> None:
-        self.units = Units.of(strategy)
+        symbols = Symbols.of(strategy)
         self.params = frozenset(param.name for param in strategy.params)
         self.pools = frozenset(pool.name for pool in strategy.pools)
         self.let_names = tuple(let.name for let in strategy.lets)
         self.num_slots = 0
-        self._lets = {let.name: let.value for let in strategy.lets}
-        self._readers: dict[str, Evaluator | None] = {}
+        self._inference = Inference(symbols)
+        self._lets = {let.name: let for let in strategy.lets}
+        self._readers: dict[str, Evaluator] = {}
+        self._depths: dict[str, int] = {}
+        order = find_order(symbols)
+        for cycle in order.cycles:
+            raise CompileError(f"'{cycle[0][0].name}' is defined by itself")
+        for reference in order.order:
+            if reference.name in self._lets and not reference.route:
+                self._compile_let(self._lets[reference.name])
 
-    def compile_lets(self) -> None:
-        for name in self.let_names:
-            self.let(name)
+    def _compile_let(self, let: Let) -> None:
+        self._depths[let.name] = self._depth(let.value)
+        if self._depths[let.name] > MAX_DEPTH:
+            raise CompileError(
+                f"'{let.name}' and the bindings that it builds on nest more than {MAX_DEPTH} deep"
+            )
+        self._inference.let(let)
+        value = compile_expression(let.value, Scope(self))
+        self._readers[let.name] = memoise(self.let_names.index(let.name), value)
+
+    def _depth(self, expr: Expr) -> int:
+        """Calls inside each other that a value takes, bindings not evaluated yet included."""
+        if isinstance(expr, Name):
+            return 1 + self._depths.get(expr.name, 0)
+        return 1 + max((self._depth(part) for part in parts(expr)), default=0)
 
     def has_let(self, name: str) -> bool:
         return name in self._lets
 
     def let(self, name: str) -> Evaluator:
-        """Reads the let of this name. Raises CompileError where it is defined by itself."""
-        if name not in self._readers:
-            self._readers[name] = None
-            value = compile_expression(self._lets[name], Scope(self))
-            self._readers[name] = memoise(self.let_names.index(name), value)
-        reader = self._readers[name]
-        if reader is None:
-            raise CompileError(f"'{name}' is defined by itself")
-        return reader
+        """Reads the let of this name."""
+        return self._readers[name]
+
+    def is_ratio(self, expr: Expr) -> bool:
+        return self._inference.type_of(expr).is_ratio
 
     def new_slot(self) -> int:
         self.num_slots += 1
@@ -270,7 +296,7 @@ def compile_bound(expr: Expr | None, scope: Scope) -> Bound:
     if expr is None:
         return lambda frame: frame.view.num_tokens
     value = compile_expression(expr, scope)
-    is_ratio = scope.names.units.is_ratio(expr)
+    is_ratio = scope.names.is_ratio(expr)
 
     def evaluate(frame: Frame) -> int:
         num_tokens = frame.view.num_tokens

@@ -34,7 +34,6 @@ def compile_strategy(checked: Checked) -> "CompiledStrategy":
         raise CompileError("the strategy has errors; see its diagnostics")
     tree = expand_definitions(checked.strategy)
     names = Names(tree)
-    names.compile_lets()
     routes = tuple(compile_route(route, Scope(names)) for route in tree.routes)
     return CompiledStrategy(checked, tree, names, routes)
 
@@ -107,14 +106,14 @@ class CompiledStrategy:
         known = frame.forecasts.get(name)
         if known is not None:
             return known
-        frame.forecasts[name] = math.inf  # a route whose workers hang on its own time is impossible
         route = next(route for route in self.routes if route.name == name)
         try:
             plan = self._lowering.plan(self.name, name, route.draft(frame))
+            time_s = predict(plan, frame.view).first_token_s
         except Missing:
-            return math.inf
-        frame.forecasts[name] = predict(plan, frame.view).first_token_s
-        return frame.forecasts[name]
+            time_s = math.inf
+        frame.forecasts[name] = time_s
+        return time_s
 
 
 def _try_route(route: CompiledRoute, frame: Frame) -> Draft | None:

@@ -70,7 +70,7 @@ def _model() -> type[BaseModel]:
         "strategy": (str, ...),
         "route": (str, ...),
         "num_tokens": (Annotated[int, Field(ge=1)], ...),
-        "steps": (tuple[Annotated[steps, Field(discriminator="op")], ...], ...),  # type: ignore[valid-type]
+        "steps": (tuple[Annotated[steps, Field(discriminator="op")], ...], ...),  # type: ignore[valid-type]  # made at run time
         "version": (Literal[PLAN_VERSION], ...),
     }
     return create_model("Plan", __config__=_STRICT, __doc__=Plan.__doc__, **members)

@@ -12,11 +12,9 @@ from mserve.dsl.syntax import (
     Binary,
     Boolean,
     Expr,
-    Generate,
     Name,
     Number,
     Pool,
-    Replicate,
     Setting,
     SettingCall,
     Strategy,
@@ -128,11 +126,6 @@ def _unsupported_declarations(strategy: Strategy) -> Iterator[str]:
         yield "`adapt` is not executed yet: set the params by hand instead."
     if strategy.slos:
         yield "`slo` goals are not scheduled for yet."
-    for route in strategy.routes:
-        if any(isinstance(s, Generate) and s.count is not None for s in route.steps):
-            yield f"Route '{route.name}' hands decode over (`generate K`), which is not executed yet."
-        if any(isinstance(s, Replicate) for s in route.steps):
-            yield f"Route '{route.name}' has `replicate`, which is not executed yet."
 
 
 def _unsupported_settings(pools: tuple[PoolSpec, ...]) -> Iterator[str]:
@@ -152,6 +145,5 @@ _SUPPORTED_SETTINGS = frozenset(
         ("batch", "continuous"),
         ("prefetch", "none"),
         ("prefix_cache", "lru"),
-        ("prefix_cache", "none"),
     }
 )

@@ -8,7 +8,6 @@ later checks. Words for a mistake come from mistakes.py.
 from collections import deque
 from collections.abc import Set
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 from mserve.dsl.diagnostics import Diagnostic
 from mserve.dsl.lalr import Automaton, Branch, Stopped, Token, lines_of
@@ -50,15 +49,16 @@ def read_declarations(source: Source, tokens: Chunk, lexical: list[Diagnostic]) 
     reading = Reading([], list(lexical))
     broken_lines = {source.position(problem.span.start).line for problem in lexical}
     chunks = deque(_split(tokens))
-    _mend_head(source, chunks, reading)
+    _check_head(source, chunks, reading)
     seen_strategy = False
     while chunks and len(reading.problems) < MAX_PROBLEMS:
         chunk = chunks.popleft()
+        _mend_keyword(chunk, reading)
         if chunk[0].type == "STRATEGY" and seen_strategy:
             reading.problems.append(second_strategy(chunk[0]))
             continue
         seen_strategy = seen_strategy or chunk[0].type == "STRATEGY"
-        outcome = _read_chunk(source, chunk)
+        outcome = _read_chunk(chunk)
         if outcome.left_over:
             chunks.appendleft(outcome.left_over)
         reading.problems += [
@@ -74,32 +74,43 @@ def read_declarations(source: Source, tokens: Chunk, lexical: list[Diagnostic]) 
 
 
 def _split(tokens: Chunk) -> list[Chunk]:
-    """Cuts before every keyword that begins a declaration."""
-    if not tokens:
-        return []
-    chunks = [[tokens[0]]]
-    for before, token in pairwise(tokens):
-        new_line = before.end_line != token.line and before.type != "EXPECT"
-        if token.type in DECLARATIONS and (new_line or before.type in _MAY_END):
+    """Cuts before every keyword that begins a declaration, and before what was meant for one."""
+    chunks: list[Chunk] = [[]]
+    for before, token, after in zip([None, *tokens], tokens, [*tokens[1:], None], strict=False):
+        if before is not None and (_begins(before, token) or _seems_to_begin(token, after)):
             chunks.append([])
         chunks[-1].append(token)
-    return chunks
+    return [chunk for chunk in chunks if chunk]
 
 
-def _mend_head(source: Source, chunks: deque[Chunk], reading: Reading) -> None:
-    """Sees to it that the first chunk begins with a declaration's keyword."""
+def _begins(before: Token, token: Token) -> bool:
+    new_line = before.end_line != token.line and before.type != "EXPECT"
+    return token.type in DECLARATIONS and (new_line or before.type in _MAY_END)
+
+
+def _seems_to_begin(token: Token, after: Token | None) -> bool:
+    """A misspelled keyword in the first column, followed by what no setting is followed by."""
+    heads = token.column == 1 and after is not None and after.type in ("NAME", "TEXT", "LBRACE")
+    return heads and misspelled_keyword(token, DECLARATIONS) is not None
+
+
+def _check_head(source: Source, chunks: deque[Chunk], reading: Reading) -> None:
+    """Reports a text that does not begin with its strategy."""
     first = chunks[0][0] if chunks else None
-    if first is not None and first.type == "STRATEGY":
+    mended = None if first is None else misspelled_keyword(first, DECLARATIONS)
+    kind = mended.token.type if mended is not None else first.type if first is not None else ""
+    if kind == "STRATEGY":
         return
-    keyword = None if first is None else misspelled_keyword(first, DECLARATIONS)
-    if first is not None and keyword is not None:
-        reading.problems.append(keyword.problem)
-        chunks[0][0] = keyword.token
-        first = keyword.token
-    if first is None or first.type != "STRATEGY":
-        reading.problems.append(headless(source, first))
-    if first is not None and first.type not in DECLARATIONS:
+    reading.problems.append(headless(source, first))
+    if kind not in DECLARATIONS and chunks:
         chunks.popleft()
+
+
+def _mend_keyword(chunk: Chunk, reading: Reading) -> None:
+    keyword = misspelled_keyword(chunk[0], DECLARATIONS)
+    if keyword is not None:
+        reading.problems.append(keyword.problem)
+        chunk[0] = keyword.token
 
 
 def _touches(chunk: Chunk, lines: set[int]) -> bool:
@@ -109,19 +120,19 @@ def _touches(chunk: Chunk, lines: set[int]) -> bool:
     return any(first <= line <= last for line in lines)
 
 
-def _read_chunk(source: Source, chunk: Chunk) -> _Outcome:
+def _read_chunk(chunk: Chunk) -> _Outcome:
     """Reads one declaration; after a mistake inside a step or test line, without that line again."""
     outcome = _Outcome()
     rest: Chunk | None = chunk
     while rest is not None and len(outcome.problems) < _MAX_PROBLEMS_PER_DECLARATION:
-        failure_at = _attempt(source, rest, outcome)
+        failure_at = _attempt(rest, outcome)
         if failure_at is None:
             break
         rest = _without_broken_line(rest, failure_at)
     return outcome
 
 
-def _attempt(source: Source, chunk: Chunk, outcome: _Outcome) -> int | None:
+def _attempt(chunk: Chunk, outcome: _Outcome) -> int | None:
     """Parses a declaration; the index of the token where it had to stop, None if it came through."""
     automaton = Automaton("strategy" if chunk[0].type == "STRATEGY" else "declaration")
     for index, token in enumerate(chunk):
@@ -137,7 +148,7 @@ def _attempt(source: Source, chunk: Chunk, outcome: _Outcome) -> int | None:
         whole = not outcome.problems
         outcome.problems.append(keyword.problem)
         chunk[index] = keyword.token
-        if keyword.token.type in DECLARATIONS:
+        if failure.complete and keyword.token.type in DECLARATIONS:
             outcome.left_over = chunk[index:]
             outcome.branch = automaton.finish(chunk[index - 1]) if whole else None
             return None

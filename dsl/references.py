@@ -20,7 +20,7 @@ class Reference:
     route: bool = False
 
 
-def routes_asked(expr: syntax.Call) -> syntax.Name | None:
+def route_asked(expr: syntax.Call) -> syntax.Name | None:
     """The route whose plan `ttft(ROUTE)` predicts."""
     if expr.name == "ttft" and len(expr.args) == 1 and isinstance(expr.args[0], syntax.Name):
         return expr.args[0]
@@ -33,7 +33,7 @@ def inside(expr: Expr) -> Iterator[Expr]:
     while stack:
         current = stack.pop()
         yield current
-        if not (isinstance(current, syntax.Call) and routes_asked(current)):
+        if not (isinstance(current, syntax.Call) and route_asked(current)):
             stack.extend(reversed(parts(current)))
 
 
@@ -44,7 +44,7 @@ def references(expr: Expr, symbols: Symbols) -> Iterator[Reference]:
             yield Reference(part.name)
         if isinstance(part, syntax.WorkerAt) and part.pool in symbols.names:
             yield Reference(part.pool)
-        route = routes_asked(part) if isinstance(part, syntax.Call) else None
+        route = route_asked(part) if isinstance(part, syntax.Call) else None
         if route is not None and route.name in symbols.routes:
             yield Reference(route.name, route=True)
 

@@ -215,7 +215,7 @@ def train(weights: Weights, corpus: Corpus, minutes: float, bf16: bool) -> None:
         for optimizer, peak in zip(optimizers, peaks, strict=True):
             optimizer.param_groups[0]["lr"] = peak * scale
         loss = loss_of(weights, corpus.batch(length), bf16)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(weights.values(), 1.0)
         for optimizer in optimizers:
             optimizer.step()

@@ -4,6 +4,7 @@ Where a rule is broken is found elsewhere (names.py, inference.py, ranges.py, ..
 know only how to say it. A rule's id is its function's name with hyphens, its page the docstring.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 
 from mserve.dsl.diagnostics import Diagnostic
@@ -42,3 +43,10 @@ _FUNCTIONS: tuple[Callable[..., Diagnostic], ...] = (
 RULES: Mapping[str, Callable[..., Diagnostic]] = {
     function.__name__.replace("_", "-"): function for function in _FUNCTIONS
 }
+
+
+def page_of(rule: str) -> str:
+    """What a rule does, why, and what to write instead. Raises KeyError for an unknown id."""
+    page = inspect.getdoc(RULES[rule])
+    assert page is not None, f"the rule {rule} has no page"
+    return page

@@ -7,7 +7,7 @@ from mserve.dsl.diagnostics import Diagnostic, Edit, Label
 from mserve.dsl.syntax import Span
 
 
-def syntax(span: Span, message: str, label: str = "", help: str = "") -> Diagnostic:  # noqa: A002
+def syntax(span: Span, message: str, label: str = "", help: str = "") -> Diagnostic:
     """The text is not a strategy.
 
     What it does: reports where the text departs from the grammar. Reading goes on at the next step

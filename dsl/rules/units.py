@@ -6,7 +6,7 @@ from mserve.dsl.diagnostics import Diagnostic, Label
 from mserve.dsl.syntax import Span
 
 
-def wrong_type(span: Span, wanted: str, found: str, help: str = "") -> Diagnostic:  # noqa: A002
+def wrong_type(span: Span, wanted: str, found: str, help: str = "") -> Diagnostic:
     """A value of another type is wanted.
 
     What it does: reports a worker where a pool is wanted, a number where a condition is wanted, a
@@ -41,7 +41,7 @@ def unit_mismatch(
     left: tuple[Span, str],
     right: tuple[Span, str],
     relation: str,
-    help: str = "",  # noqa: A002
+    help: str = "",
 ) -> Diagnostic:
     """Numbers of different units are compared, added or mixed.
 
@@ -66,13 +66,13 @@ def unit_mismatch(
     return Diagnostic("unit-mismatch", message, labels, help)
 
 
-def wrong_unit(span: Span, wanted: str, found: str, help: str = "") -> Diagnostic:  # noqa: A002
+def wrong_unit(span: Span, wanted: str, found: str, help: str = "") -> Diagnostic:
     """A `unit-mismatch` with what an argument, bound, setting or given is to be."""
     message = f"expected {wanted}, found {_as_count(found)}"
     return Diagnostic("unit-mismatch", message, (Label(span, _spell_out(found)),), help)
 
 
-def not_available_here(span: Span, what: str, why: str, help: str = "") -> Diagnostic:  # noqa: A002
+def not_available_here(span: Span, what: str, why: str, help: str = "") -> Diagnostic:
     """Something is used where it has no value yet, or would not mean what it says.
 
     What it does: reports anything but constants in settings, ranges of params, `slo` and `limits`;

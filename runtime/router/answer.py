@@ -6,7 +6,7 @@ from typing import Literal, Protocol
 
 from msgspec.structs import replace
 
-from mserve.compiler.plan import StepName, WorkerName
+from mserve.compiler.plan import WorkerName
 from mserve.runtime.chunks import end_reason
 from mserve.runtime.cluster.membership import WorkerInfo
 from mserve.runtime.errors import RequestError
@@ -32,25 +32,6 @@ class Sink(Protocol):
     async def finish(self, finish: Finish) -> None:
         """The answer is whole; counts are those of the request, not of the last attempt."""
         ...
-
-
-class StepFailed(Exception):
-    """A step of a plan could not be done. `is_connection`: we lost `worker` ourselves; otherwise
-    the worker says so, perhaps about its peer."""
-
-    def __init__(
-        self,
-        worker: WorkerInfo,
-        error: RequestError,
-        *,
-        step: StepName = "",
-        is_connection: bool = False,
-    ) -> None:
-        super().__init__(str(error))
-        self.worker = worker
-        self.error = error
-        self.step = step
-        self.is_connection = is_connection
 
 
 @dataclass(slots=True, eq=False)

@@ -197,22 +197,3 @@ class _CallBuilder:
 
 def with_limits(sampling: Sampling, max_tokens: int, min_tokens: int) -> Sampling:
     return replace(sampling, max_tokens=max_tokens, min_tokens=min_tokens)
-
-
-def other_end(plan: Plan, step_id: StepName) -> WorkerName | None:
-    """The worker at the other end of a step's transfer: who receives what it sends, or who sends
-    what it waits for. None if it has no transfer or several others."""
-    step = next((step for step in plan.steps if step.id == step_id), None)
-    if step is None:
-        return None
-    holders = {s.ticket: s.worker for s in plan.steps if isinstance(s, PrepRecv)}
-    senders = {t: s.worker for s in plan.steps if isinstance(s, RemoteSend) for t in s.to}
-    match step:
-        case RemoteSend():
-            others = {holders[t] for t in step.to} | {senders[t] for t in step.uses}
-        case StartGenerate():
-            others = {senders[ticket] for ticket in step.uses}
-        case _:
-            others = {senders[step.ticket]}
-    others.discard(step.worker)
-    return others.pop() if len(others) == 1 else None

@@ -10,7 +10,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 
-from mserve.compiler.plan import LimitsSpec, RemoteSend, StartGenerate, WorkerName
+from mserve.compiler.plan import LimitsSpec, RemoteSend, StartGenerate
 from mserve.runtime.clock import Clock
 from mserve.runtime.cluster.membership import WorkerInfo
 from mserve.runtime.errors import Gone, NoRoom, RequestError, Unavailable, WorkerLost
@@ -24,9 +24,10 @@ from mserve.runtime.messages import (
     decode_problem,
     decode_step_report,
 )
-from mserve.runtime.router.answer import Answer, Attempt, Sink, StepFailed
+from mserve.runtime.router.answer import Answer, Attempt, Sink
 from mserve.runtime.router.client import WorkerClient
-from mserve.runtime.router.dispatch import Stage, other_end, plan_calls, split_plan
+from mserve.runtime.router.dispatch import Stage, plan_calls, split_plan
+from mserve.runtime.router.failures import StepFailed, culprit, root_cause
 from mserve.runtime.router.fleet import Fleet
 from mserve.runtime.router.history import History
 from mserve.runtime.router.placement import Placed, Placement
@@ -179,7 +180,7 @@ class Executor:
             failures, bugs = group.split(StepFailed)
             if failures is None or bugs is not None:
                 raise
-            raise _root_cause(failures) from None
+            raise root_cause(failures) from None
 
     def _timed_out(self, attempt: Attempt) -> Exception:
         if attempt.lost is not None:
@@ -274,7 +275,7 @@ class Executor:
             return
         if failure.is_connection:
             self._fleet.report_lost(failure.worker)
-        answer.excluded.add(_culprit(placed, failure))
+        answer.excluded.add(culprit(placed.decision.plan, failure))
         answer.cause = error
         if not isinstance(error, NoRoom):  # waiting for room is bounded by the deadline alone
             answer.num_retries += 1
@@ -298,21 +299,3 @@ class Executor:
         task = asyncio.create_task(copy())
         self._copies.add(task)
         task.add_done_callback(self._copies.discard)
-
-
-def _root_cause(group: ExceptionGroup[StepFailed]) -> StepFailed:
-    """Of failures at once, the lost connection explains the others."""
-    failures = [error for error in group.exceptions if isinstance(error, StepFailed)]
-    return next((failure for failure in failures if failure.is_connection), failures[0])
-
-
-def _culprit(placed: Placed, failure: StepFailed) -> WorkerName:
-    """Who to leave out: a worker that speaks of a loss, or of room it was not granted, means its
-    peer."""
-    plan, step = placed.decision.plan, failure.step
-    speaks_of_peer = isinstance(failure.error, WorkerLost) or (
-        isinstance(failure.error, NoRoom)
-        and any(isinstance(each, RemoteSend) and each.id == step for each in plan.steps)
-    )
-    peer = other_end(plan, step) if speaks_of_peer and not failure.is_connection else None
-    return peer or failure.worker.name

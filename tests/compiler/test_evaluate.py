@@ -208,5 +208,19 @@ def test_sticky_by_prompt_and_without_a_key(evaluate: Evaluate) -> None:
 def test_a_let_defined_by_itself_is_refused(
     compile_text: Callable[[str], CompiledStrategy],
 ) -> None:
-    with pytest.raises(CompileError, match="'y' is defined by itself"):
+    with pytest.raises(CompileError, match="is defined by itself"):
         compile_text(_TEXT.format(declarations="let y = x + 1s", expression="y * 2"))
+
+
+def test_bindings_that_build_on_too_many_others_are_refused(
+    compile_text: Callable[[str], CompiledStrategy],
+) -> None:
+    def chain(length: int) -> str:
+        lets = [f"let v{i} = sum(v{i + 1} + v{i + 1} for w in b) / 2" for i in range(length)]
+        return "\n".join([*lets, f"let v{length} = 1s"])
+
+    strategy = compile_text(_TEXT.format(declarations=chain(70), expression="v0"))
+    frame = situation_from_text(strategy, ["b = 2"]).frame(strategy)
+    assert strategy.names.let("x")(frame) == 2.0**70
+    with pytest.raises(CompileError, match="nest more than 300 deep"):
+        compile_text(_TEXT.format(declarations=chain(5000), expression="v0"))

@@ -81,4 +81,4 @@ def _sources() -> list[str]:
         text=True,
         check=True,
     )
-    return listed.stdout.split()
+    return [name for name in listed.stdout.split() if (ROOT / name).exists()]

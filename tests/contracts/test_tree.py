@@ -55,10 +55,10 @@ def test_no_catch_all_module() -> None:
 
 def test_every_silenced_check_gives_its_reason() -> None:
     pattern = re.compile(r"#\s*(?:type:\s*ignore|noqa)[^\n]*")
-    for path in tracked("*.py"):
+    for path in tracked("dsl/*.py", "compiler/*.py", "runtime/*.py", "models/*.py", "bench/*.py"):
         for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
-            if (found := pattern.search(line)) and path != Path(__file__):
-                assert "(" in found[0] or ";" in found[0], f"{path}:{number}: why is it silenced?"
+            if found := pattern.search(line):
+                assert re.search(r"[(;]|#.*#", found[0]), f"{path}:{number}: why is it silenced?"
 
 
 @pytest.mark.parametrize(

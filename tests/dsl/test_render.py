@@ -6,7 +6,7 @@ import pytest
 
 from mserve.dsl.check import check_text
 from mserve.dsl.diagnostics import Diagnostic, Label, Severity
-from mserve.dsl.render import FORMATS, render
+from mserve.dsl.render import FORMATS, render, render_all
 from mserve.dsl.source import Source
 from mserve.dsl.syntax import Span
 
@@ -18,34 +18,50 @@ def _at(*words: str, text: str = "", help_text: str = "") -> Diagnostic:
     for word in words:
         start = _SOURCE.text.index(word)
         labels.append(Label(Span(start, start + len(word)), text and f"{text} {word}"))
-    return Diagnostic("some-rule", "100% wrong", tuple(labels), help_text, Severity.WARNING)
+    return Diagnostic("no-fallback-route", "100% wrong", tuple(labels), help_text, Severity.WARNING)
 
 
 def test_concise() -> None:
     assert render(_SOURCE, [_at("three"), _at("one")], "concise") == (
-        "a,b.mserve:2:9: warning[some-rule] 100% wrong\n"
-        "a,b.mserve:1:1: warning[some-rule] 100% wrong\n"
+        "a,b.mserve:2:9: warning[no-fallback-route] 100% wrong\n"
+        "a,b.mserve:1:1: warning[no-fallback-route] 100% wrong\n"
     )
 
 
 def test_github() -> None:
     assert render(_SOURCE, [_at("two", help_text="do")], "github") == (
         "::warning file=a%2Cb.mserve,line=2,col=2,endLine=2,endColumn=5,"
-        "title=mserve (some-rule)::100%25 wrong. do\n"
+        "title=mserve (no-fallback-route)::100%25 wrong. do\n"
     )
 
 
 def test_json() -> None:
     (found,) = json.loads(render(_SOURCE, [_at("two", "one", text="is")], "json"))
-    assert found["rule"] == "some-rule"
+    assert found["rule"] == "no-fallback-route"
     assert found["severity"] == "warning"
     assert (found["line"], found["column"], found["end_column"]) == (2, 2, 5)
     assert [label["text"] for label in found["labels"]] == ["is two", "is one"]
 
 
+def test_sarif() -> None:
+    checked = check_text('strategy a "b"\npool workers')
+    (run,) = json.loads(render(checked.source, checked.diagnostics, "sarif"))["runs"]
+    rules = [rule["id"] for rule in run["tool"]["driver"]["rules"]]
+    assert [result["ruleId"] for result in run["results"]] == ["no-fallback-route", "unused-pool"]
+    assert rules == ["no-fallback-route", "unused-pool"]
+    region = run["results"][1]["locations"][0]["physicalLocation"]["region"]
+    assert region == {"startLine": 2, "startColumn": 6, "endLine": 2, "endColumn": 13}
+
+
+def test_several_files_are_one_document() -> None:
+    files = [(_SOURCE, [_at("two")]), (_SOURCE, [_at("one"), _at("four")])]
+    assert len(json.loads(render_all(files, "json"))) == 3
+    assert len(json.loads(render_all(files, "sarif"))["runs"][0]["results"]) == 3
+
+
 def test_full_aligns_under_tabs_and_wide_characters() -> None:
     assert render(_SOURCE, [_at("three", "日本", text="is", help_text="see")]) == (
-        "warning[some-rule]: 100% wrong\n"
+        "warning[no-fallback-route]: 100% wrong\n"
         "  --> a,b.mserve:2:9\n"
         "   |\n"
         " 2 |     two 日本 three\n"
@@ -58,7 +74,7 @@ def test_full_aligns_under_tabs_and_wide_characters() -> None:
 
 def test_full_shows_all_lines_that_matter() -> None:
     assert render(_SOURCE, [_at("five", "four", "one", text="is")]) == (
-        "warning[some-rule]: 100% wrong\n"
+        "warning[no-fallback-route]: 100% wrong\n"
         "  --> a,b.mserve:4:1\n"
         "   |\n"
         " 1 | one\n"

@@ -1,13 +1,12 @@
 """Every rule is documented in one form, and its documentation is true."""
 
-import inspect
 import re
 import textwrap
 
 import pytest
 
 from mserve.dsl.check import check_text
-from mserve.dsl.rules import RULES
+from mserve.dsl.rules import RULES, page_of
 
 _PAGE = re.compile(
     r".+\.\n\nWhat it does: .+?\n\nWhy it is wrong: .+?\n\n"
@@ -30,9 +29,8 @@ _TEST_LINES = ("given", "cluster")
 
 
 def _page(rule: str) -> re.Match[str]:
-    page = inspect.getdoc(RULES[rule]) or ""
-    match = _PAGE.fullmatch(page)
-    assert match is not None, f"the page of {rule} is not in the common form:\n{page}"
+    match = _PAGE.fullmatch(page_of(rule))
+    assert match is not None, f"the page of {rule} is not in the common form"
     return match
 
 

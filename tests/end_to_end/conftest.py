@@ -139,8 +139,9 @@ def transformers() -> Any:
         # The library's own imports warn about its dependencies' deprecations.
         warnings.simplefilter("ignore", DeprecationWarning)
         import transformers
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
+    logging: Any = transformers.utils.logging
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
     return transformers
 
 

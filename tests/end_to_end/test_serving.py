@@ -119,7 +119,7 @@ def test_the_executed_plan_can_be_read(server: Any) -> None:
     assert steps["prep_recv"]["received"] == num_sent
     assert steps["start_generate"]["computed"] == record["prompt_tokens"] - num_sent
     assert steps["remote_send"]["sent_bytes"] == num_sent * 4 * 2 * 2 * 64 * 4
-    assert all(step["ended_ms"] >= step["start_ms"] >= 0 for step in attempt["steps"])
+    assert all(step["end_ms"] >= step["start_ms"] >= 0 for step in attempt["steps"])
 
 
 def test_health_ready_and_metrics(server: Any) -> None:

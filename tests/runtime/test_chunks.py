@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mserve.runtime.chunks import chunk, end_reason
 from mserve.runtime.messages import Render
 
-TEXTS = st.text(st.characters(exclude_categories=("Cs",)))
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 
 
 def parse(event: bytes) -> Any:

@@ -38,7 +38,7 @@ def _pack(weight: torch.Tensor) -> torch.Tensor | None:
     operations = torch.ops.mkldnn
     if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.bfloat16):
         return None
-    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    available = torch.backends.mkldnn.is_available()
     if not available or not hasattr(operations, "_linear_pointwise"):
         return None
     packed: torch.Tensor = operations._reorder_linear_weight(weight)

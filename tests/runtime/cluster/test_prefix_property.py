@@ -161,7 +161,7 @@ async def nothing_is_left(cluster: Cluster, index: RedisPrefixIndex) -> None:
 
 
 @settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(script=st.lists(actions, max_size=25))
 def test_equals_the_workers_own_sets_once_quiet(

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import socket
 import stat
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ConstantBackoff
 from redis.exceptions import ResponseError
 
 from mserve.runtime.cluster.redis_server import RedisServer, executables
@@ -23,6 +26,31 @@ def test_serves_until_stopped_and_leaves_no_port() -> None:
             with pytest.raises(ResponseError, match="unknown command"):
                 await client.config_get("dir")
             await client.aclose()
+            return server.port
+
+    port = asyncio.run(main())
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def test_a_server_that_dies_is_replaced_on_its_port() -> None:
+    async def main() -> None:
+        async with await RedisServer.start() as server:
+            client = Redis.from_url(server.url, retry=Retry(ConstantBackoff(0.05), 100))
+            await client.set("key", "value")
+            os.kill(server.pid, signal.SIGKILL)
+            assert await client.get("key") is None
+            await client.aclose()
+
+    asyncio.run(main())
+
+
+def test_stopped_while_it_is_being_replaced() -> None:
+    async def main() -> int:
+        async with await RedisServer.start() as server:
+            os.kill(server.pid, signal.SIGKILL)
+            while server._relaunch is None:  # noqa: ASYNC110  (the kernel reports it)
+                await asyncio.sleep(0)
             return server.port
 
     port = asyncio.run(main())

@@ -1,4 +1,4 @@
-"""The contract of Registry, over both implementations, and what only the one in Redis can suffer."""
+"""The contract of Registry, over both implementations, and what only Redis can suffer."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -92,7 +92,7 @@ def test_gathered_pages_are_in_order_of_position() -> None:
     gathered = pool.gather(1, torch.tensor(pages), sequences=1)
     assert torch.equal(gathered[:, 0], kv[1])
     two = pool.gather(1, torch.tensor([*pages[:2], *pages[2:4]]), sequences=2)
-    assert torch.equal(two, kv[1, :, :32].unflatten(1, (2, 16)))  # type: ignore[no-untyped-call]
+    assert torch.equal(two, kv[1, :, :32].unflatten(1, (2, 16)))
 
 
 def test_sizes_of_the_pool() -> None:

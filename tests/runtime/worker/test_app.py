@@ -87,7 +87,7 @@ def workers() -> Iterator[tuple[Process, Process]]:
     with asyncio.Runner() as runner:
         cluster = runner.run(Cluster.start(names))
         try:
-            yield tuple(cluster.processes[name] for name in names)  # type: ignore[return-value]
+            yield cluster.processes[names[0]], cluster.processes[names[1]]
         finally:
             runner.run(cluster.stop())
 
