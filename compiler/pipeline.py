@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 
 from mserve.compiler.definitions import expand_definitions
-from mserve.compiler.evaluate import CompileError, Names, Scope
+from mserve.compiler.evaluate import compile_names
 from mserve.compiler.frame import MISSING, UNSET, Frame, Missing
 from mserve.compiler.lower import Lowering
 from mserve.compiler.observe import Observations
@@ -16,6 +16,7 @@ from mserve.compiler.passes import Draft
 from mserve.compiler.plan import BindingValue, Decision, LimitsSpec, PoolSpec
 from mserve.compiler.predict import predict
 from mserve.compiler.routes import CompiledRoute, compile_route
+from mserve.compiler.scope import CompileError, Names, Scope
 from mserve.compiler.settings import (
     ParamSpec,
     limits_of,
@@ -33,7 +34,7 @@ def compile_strategy(checked: Checked) -> "CompiledStrategy":
     if checked.strategy is None:
         raise CompileError("the strategy has errors; see its diagnostics")
     tree = expand_definitions(checked.strategy)
-    names = Names(tree)
+    names = compile_names(tree)
     routes = tuple(compile_route(route, Scope(names)) for route in tree.routes)
     return CompiledStrategy(checked, tree, names, routes)
 

@@ -5,10 +5,11 @@ Knows expressions only as closures; how a draft becomes steps is passes.py's.
 
 from dataclasses import dataclass
 
-from mserve.compiler.evaluate import Bound, CompileError, Scope, compile_bound, compile_expression
+from mserve.compiler.evaluate import Bound, compile_bound, compile_expression
 from mserve.compiler.frame import Evaluator, Frame
 from mserve.compiler.passes import Draft, Handoff, Replica, Segment
 from mserve.compiler.plan import WorkerName
+from mserve.compiler.scope import CompileError, Scope
 from mserve.dsl.syntax import Compute, Generate, PromptRange, Range, Replicate, Reuse, Route
 
 

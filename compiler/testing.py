@@ -6,11 +6,12 @@ Knows how expectations are compared; how a situation is built is givens.py's.
 import math
 from dataclasses import dataclass
 
-from mserve.compiler.evaluate import Scope, compile_expression, compile_range
+from mserve.compiler.evaluate import compile_expression, compile_range
 from mserve.compiler.frame import Frame, Missing, Value
 from mserve.compiler.givens import GivenError, situation_of
 from mserve.compiler.pipeline import CompiledStrategy
 from mserve.compiler.plan import Decision, Plan, PrepRecv, RemoteSend
+from mserve.compiler.scope import Scope
 from mserve.dsl.syntax import ExpectRoute, ExpectSends, ExpectValue, Expr, Test
 
 _TOLERANCE = 1e-6

@@ -42,7 +42,9 @@ async def serve_cluster(
         registry = await RedisRegistry.open(redis, options.cluster.cluster, LoopClock())
         stack.push_async_callback(registry.close)
         supervisor = await stack.enter_async_context(Supervisor(_report))
-        await supervisor.start([_worker(*child, redis, options, registry) for child in children])
+        await supervisor.start(
+            [_worker(*child, redis, options, registry, supervisor) for child in children]
+        )
         config = RouterConfig(
             strategy=strategy,
             model=options.model,
@@ -79,7 +81,12 @@ def _engine(pool: PoolSpec, options: EngineOptions) -> EngineOptions:
 
 
 def _worker(
-    name: str, engine: EngineOptions, redis: str, options: ServeOptions, registry: RedisRegistry
+    name: str,
+    engine: EngineOptions,
+    redis: str,
+    options: ServeOptions,
+    registry: RedisRegistry,
+    supervisor: Supervisor,
 ) -> Child:
     arguments = {
         "--name": name,
@@ -103,7 +110,9 @@ def _worker(
             argv += [flag, str(value)]
 
     async def has_joined() -> bool:
-        return any(member.info.name == name for member in await registry.members())
+        """Not one of that name which an earlier run has left in a Redis elsewhere."""
+        pids = {member.info.name: member.info.pid for member in await registry.members()}
+        return pids.get(name) == supervisor.pid(name)
 
     # One arena of the allocator per thread would multiply the memory of torch's buffers.
     env = {"OMP_NUM_THREADS": str(engine.threads), "MALLOC_ARENA_MAX": "2"}

@@ -131,7 +131,7 @@ class _Running:
                 stdout=write_end,
                 stderr=write_end,
                 start_new_session=True,
-                preexec_fn=_dies_with_parent(),
+                preexec_fn=dies_with_parent(),
             )
         except BaseException as error:
             output.close()
@@ -272,7 +272,7 @@ def free_port() -> int:
         return port
 
 
-def _dies_with_parent() -> Callable[[], None]:
+def dies_with_parent() -> Callable[[], None]:
     """What a new child runs before its program, so that the kernel kills it when we die.
 
     Everything it needs is looked up before the fork. The signal follows the thread that forks, so

@@ -17,7 +17,7 @@ from mserve.runtime.cluster.membership import (
     WorkerInfo,
     WorkerStats,
 )
-from mserve.runtime.errors import Unavailable
+from mserve.runtime.errors import NoRoom, Unavailable
 from mserve.runtime.worker import ipc
 
 logger = logging.getLogger("mserve.worker")
@@ -43,7 +43,7 @@ class Announcer:
         self._stats = stats
         self._events: deque[BlockEvents] = deque(maxlen=MAX_BACKLOG)
         self._arrived = asyncio.Event()
-        self._must_resync = False  # a new incarnation starts empty at both ends
+        self._must_resync = True  # so that blocks of an earlier incarnation are masked at once
 
     def blocks_changed(self, events: BlockEvents) -> None:
         self._events.append(events)
@@ -88,7 +88,7 @@ class Announcer:
                     await self._resync()
                 while self._events:
                     await self._publish_next()
-            except Unavailable as error:
+            except (Unavailable, NoRoom) as error:
                 logger.warning("the prefix index is away: %s", error)
                 self._must_resync = True
                 await asyncio.sleep(HEARTBEAT_INTERVAL_S)

@@ -14,6 +14,7 @@ from contextlib import suppress
 
 import msgspec
 
+from mserve.runtime.cluster.launch import dies_with_parent
 from mserve.runtime.cluster.membership import WorkerStats
 from mserve.runtime.errors import ConfigError, Unavailable
 from mserve.runtime.worker import ipc
@@ -46,6 +47,7 @@ class EngineLink:
                 str(theirs.fileno()),
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
+                preexec_fn=dies_with_parent(),
                 # ucxx sets a variable that this UCX does not read; nobody can do anything about it.
                 env={**os.environ, "UCX_WARN_UNUSED_ENV_VARS": "n"},
             )

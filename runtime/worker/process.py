@@ -6,7 +6,6 @@ It owns the model, the KV pages, the tickets and the UCX endpoints. It ends when
 that started it does, and the other way round. Run as `python -m mserve.runtime.worker.process FD`.
 """
 
-import ctypes
 import json
 import logging
 import os
@@ -33,7 +32,6 @@ logger = logging.getLogger("mserve.engine")
 
 STATS_INTERVAL_S = 0.5
 TICK_S = 0.25  # leases are looked at this often
-PR_SET_PDEATHSIG = 1
 
 
 class EngineProcess:
@@ -58,6 +56,8 @@ class EngineProcess:
         self._next_tick_s = 0.0
         self._next_stats_s = 0.0
         self._closed = False
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(channel, selectors.EVENT_READ)
 
     def run(self) -> None:
         """Serves until the HTTP process closes its side."""
@@ -105,13 +105,11 @@ class EngineProcess:
         timeout_s = max(0.0, self._next_tick_s - self._clock())
         if waiting:
             timeout_s = min(timeout_s, 0.001)  # a slot may come free without waking us
-        with selectors.DefaultSelector() as selector:
-            events = selectors.EVENT_READ
-            if self._outgoing:
-                events |= selectors.EVENT_WRITE
-            selector.register(self._channel, events)
-            selector.register(wakeup, selectors.EVENT_READ)
-            selector.select(timeout_s)
+        if wakeup not in self._selector.get_map():
+            self._selector.register(wakeup, selectors.EVENT_READ)
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._outgoing else 0)
+        self._selector.modify(self._channel, events)
+        self._selector.select(timeout_s)
 
     def _read_commands(self) -> None:
         while not self._closed:
@@ -170,11 +168,6 @@ class EngineProcess:
             del self._outgoing[:sent]
 
 
-def die_with_parent() -> None:
-    """The kernel kills this process when the one that started it ends (Linux)."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def _receive_config(channel: socket.socket) -> ipc.EngineConfig:
     buffer = bytearray()
     while True:
@@ -191,7 +184,7 @@ def _build(config: ipc.EngineConfig) -> tuple[WorkerService, ModelRunner, Transp
     from mserve.runtime.engine.calibration import measure_costs
     from mserve.runtime.engine.runner import load_runner
     from mserve.runtime.engine.weights import weights_digest
-    from mserve.runtime.transport.ucx import UcxTransport
+    from mserve.runtime.transport.ucx import UcxTransport, cma_warning
 
     runner = load_runner(
         config.model,
@@ -242,12 +235,12 @@ def _build(config: ipc.EngineConfig) -> tuple[WorkerService, ModelRunner, Transp
         num_pages=runner.pool.num_pages,
         max_model_len=engine.config.max_model_len,
         cost=cost,
+        notes=tuple(note for note in (cma_warning(),) if note),
     )
     return service, runner, transport, ready
 
 
 def main() -> None:
-    die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the HTTP process, which decides
     channel = socket.socket(fileno=int(sys.argv[1]))
     config = _receive_config(channel)

@@ -6,6 +6,7 @@ stops. Ends with an error when the engine process does.
 
 import asyncio
 import logging
+import os
 import secrets
 import socket
 from collections.abc import Awaitable, Callable
@@ -87,6 +88,8 @@ async def run_worker(config: WorkerConfig, connect: Connect, stop: asyncio.Event
         info = _describe(config, ready, listener)
         announcer = Announcer(info, registry, index, _snapshot(link), lambda: link.stats.stats)
         app = create_app(WorkerApp(link, config.name, _identity(info), tokenizer.stream))
+        for note in ready.notes:
+            logger.warning("%s", note)
         logger.info("worker %s serves at %s", config.name, info.url)
         await announcer.join()
         await _serve(app, listener, announcer, link, stop)
@@ -137,6 +140,7 @@ def _describe(config: WorkerConfig, ready: ipc.Ready, listener: socket.socket) -
         block_tokens=ready.page_size,
         max_model_len=ready.max_model_len,
         cost=ready.cost,
+        pid=os.getpid(),
     )
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from mserve.compiler.evaluate import CompileError
 from mserve.compiler.frame import Missing
 from mserve.compiler.givens import situation_from_text
 from mserve.compiler.pipeline import CompiledStrategy
+from mserve.compiler.scope import CompileError
 
 Evaluate = Callable[..., Any]
 
