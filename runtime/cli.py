@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from mserve.dsl.check import Checked
     from mserve.runtime.config import ClusterOptions, EngineOptions
 
-CHECK_FORMATS = ("full", "concise", "json", "github")
+TEXT_FORMATS = ("full", "concise", "github")
+CHECK_FORMATS = (*TEXT_FORMATS, "json", "sarif")
 DESCRIPTION = """\
 mserve serves language models by a strategy that you write down in a .mserve file.
 """
@@ -341,15 +342,22 @@ def _checked(name: str) -> "Checked":
 def _compiled(name: str) -> "CompiledStrategy | None":
     """The compiled strategy, or None after its errors have been printed."""
     from mserve.compiler.pipeline import compile_strategy
+    from mserve.compiler.scope import CompileError
+    from mserve.runtime.errors import ConfigError
 
     checked = _checked(name)
     print(_rendered([checked], "full"), end="", file=sys.stderr)
-    return None if checked.strategy is None else compile_strategy(checked)
+    if checked.strategy is None:
+        return None
+    try:
+        return compile_strategy(checked)
+    except CompileError as error:
+        raise ConfigError(f"{name} cannot be compiled: {error}.") from None
 
 
 def _rendered(results: "Sequence[Checked]", style: str) -> str:
-    """All diagnostics of some files in one of `mserve check`'s formats; "" if there are none."""
-    if style != "json" and not any(result.diagnostics for result in results):
+    """All diagnostics of some files in one of `mserve check`'s formats."""
+    if style in TEXT_FORMATS and not any(result.diagnostics for result in results):
         return ""
     from mserve.dsl.render import render_all
 

@@ -195,35 +195,44 @@ def encode_frame(kind: FrameKind, payload: bytes = b"", tokens: bytes = b"") -> 
     return _HEADER.pack(length, kind, len(tokens) // 4) + tokens + payload
 
 
+_KINDS = {int(kind): kind for kind in FrameKind}
+
+
+def _kind(number: int) -> FrameKind:
+    try:
+        return _KINDS[number]
+    except KeyError:
+        raise ValueError(f"a frame of kind {number} is unknown") from None
+
+
 class FrameDecoder:
     """Splits a byte stream into whole frames; keeps what is not whole yet."""
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self._rest = b""
 
     def feed(self, data: bytes) -> Iterator[Frame]:
         """Yields every frame completed by `data`; raises ValueError on what is no frame."""
-        buffer = self._buffer
-        buffer += data
-        begin = 0
-        while len(buffer) - begin >= _HEADER.size:
-            length, kind, num_tokens = _HEADER.unpack_from(buffer, begin)
+        if self._rest:
+            data = self._rest + data
+            self._rest = b""
+        begin, available = 0, len(data)
+        while available - begin >= _HEADER.size:
+            length, kind, num_tokens = _HEADER.unpack_from(data, begin)
             if not _AFTER_LENGTH + 4 * num_tokens <= length <= MAX_FRAME_BYTES:
                 raise ValueError(f"a frame of {length} bytes with {num_tokens} tokens is malformed")
             end = begin + 4 + length
-            if len(buffer) < end:
+            if available < end:
                 break
             text = begin + _HEADER.size + 4 * num_tokens
-            yield Frame(
-                FrameKind(kind), bytes(buffer[begin + _HEADER.size : text]), bytes(buffer[text:end])
-            )
+            yield Frame(_kind(kind), data[begin + _HEADER.size : text], data[text:end])
             begin = end
-        del buffer[:begin]
+        self._rest = data[begin:]
 
     @property
     def pending(self) -> int:
         """Bytes of an unfinished frame: not 0 at the stream's end means it was cut off."""
-        return len(self._buffer)
+        return len(self._rest)
 
 
 encode = msgspec.msgpack.Encoder().encode

@@ -112,6 +112,7 @@ class LoopbackTransport:
         return events
 
     def wakeup_fd(self) -> int | None:
+        assert self._wakeup is not None, "a closed transport wakes nobody"
         if self._lost or any(self._inboxes.values()):
             return None
         return self._wakeup

@@ -3,13 +3,20 @@
 Owns a bounded set of payload buffers and who holds them, in total and per peer, so that one slow
 peer cannot take every slot. It knows neither connections nor requests: its owner gives a slot
 back once nothing touches it any more.
+
+A slot ends in a stamp of its own. A receiver that was frozen while it read a sender's slot may
+read on after that slot serves another message: it reads the stamp last, and finds it gone.
 """
 
 import mmap
+import struct
 from collections import Counter
 from collections.abc import Callable
+from typing import Final
 
 from mserve.runtime.transport.base import MAX_PAYLOAD_BYTES
+
+STAMP: Final = struct.Struct("<Q")
 
 BufferAllocator = Callable[[int], memoryview]
 """Writable bytes, as many as asked for, at an address that never changes."""
@@ -22,13 +29,20 @@ def anonymous_pages(num_bytes: int) -> memoryview:
 
 
 class StagingSlot:
-    """One buffer of a ring, held for `peer`. `view` is exactly as long as was asked for."""
+    """One buffer of a ring, held for `peer`. `view` is exactly as long as was asked for.
 
-    __slots__ = ("_buffer", "_ring", "_sent", "peer", "view")
+    What travels is `frame`: the view and the stamp behind it, `number` in a slot that was sent.
+    """
 
-    def __init__(self, ring: "SlotRing", peer: bytes, buffer: memoryview, num_bytes: int) -> None:
+    __slots__ = ("_buffer", "_ring", "_sent", "frame", "number", "peer", "view")
+
+    def __init__(
+        self, ring: "SlotRing", peer: bytes, buffer: memoryview, num_bytes: int, number: int
+    ) -> None:
         self.peer = peer
+        self.number = number
         self.view = buffer[:num_bytes]
+        self.frame = buffer[: num_bytes + STAMP.size]
         self._buffer: memoryview | None = buffer
         self._ring = ring
         self._sent = False
@@ -39,20 +53,26 @@ class StagingSlot:
         self._ring.give_back(self)
 
     def take_over(self, peer: bytes) -> None:
-        """Marks the slot as sent: from here on only its transport gives it back."""
+        """Stamps the slot as sent: from here on only its transport gives it back."""
         assert self._buffer is not None, "a released slot cannot be sent"
         assert not self._sent, "a slot is sent once"
         assert self.peer == peer, "a slot goes to the peer it was staged for"
         self._sent = True
+        STAMP.pack_into(self.frame, len(self.view), self.number)
+
+    def bears(self, number: int) -> bool:
+        """Whether the bytes before the stamp are those of the sender's slot of this number."""
+        return bool(STAMP.unpack_from(self.frame, len(self.view))[0] == number)
 
     def reclaim(self) -> None:
         """For its transport: nothing touches the bytes any more."""
         self._ring.give_back(self)
 
     def vacate(self) -> memoryview:
-        """The buffer, for the ring to lend again."""
+        """The buffer, for the ring to lend again, without a stamp."""
         buffer, self._buffer = self._buffer, None
         assert buffer is not None, "a slot is given back once"
+        STAMP.pack_into(buffer, len(self.view), 0)
         return buffer
 
 
@@ -76,6 +96,7 @@ class SlotRing:
         self._allocate = allocate
         self._slot_bytes = slot_bytes
         self._num_allocated = 0
+        self._num_taken = 0
         self._vacant: list[memoryview] = []
         self._held: Counter[bytes] = Counter()
 
@@ -96,10 +117,11 @@ class SlotRing:
         if self._vacant:
             buffer = self._vacant.pop()
         else:
-            buffer = self._allocate(self._slot_bytes)
+            buffer = self._allocate(self._slot_bytes + STAMP.size)
             self._num_allocated += 1
         self._held[peer] += 1
-        return StagingSlot(self, peer, buffer, num_bytes)
+        self._num_taken += 1
+        return StagingSlot(self, peer, buffer, num_bytes, self._num_taken)
 
     def give_back(self, slot: StagingSlot) -> None:
         """Ends the slot's life; nothing may touch its bytes any more."""

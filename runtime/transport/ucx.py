@@ -134,6 +134,7 @@ class UcxTransport:
         return events
 
     def wakeup_fd(self) -> int | None:
+        assert self._is_open, "a closed transport wakes nobody"
         if self._has_more or self._events or self._peers.failed or self._greetings:
             return None
         if self._delivered and any(connection.waits_for_slot for connection in self._busy):
@@ -170,9 +171,14 @@ class UcxTransport:
 
     def _take(self, arrival: Arrival) -> None:
         message = bytearray(min(arrival.num_bytes, MAX_CONTROL_BYTES))
-        request = self._worker.receive(arrival, memoryview(message))
         channel, sequence = split_tag(arrival.tag)
         connection = self._peers.find_channel(channel)
+        try:
+            request = self._worker.receive(arrival, memoryview(message))
+        except UcxFailure as failure:
+            if connection is not None:
+                self._lose(connection, str(failure))
+            return
         if channel == 0:
             self._greetings.append(_Greeting(message, request))
         elif connection is not None:

@@ -40,12 +40,13 @@ class _Inbound:
     control_request: UcxRequest
     header: bytes | None = None
     num_payload_bytes: int = 0
+    stamp: int = 0
     payload: Pending | None = None
 
     def read_control(self) -> bool:
         """Whether the header is known by now. Raises UcxFailure, MalformedMessage."""
         if self.header is None and self.control_request.is_done():
-            self.header, self.num_payload_bytes = unpack_control(self.control)
+            self.header, self.num_payload_bytes, self.stamp = unpack_control(self.control)
             if self.num_payload_bytes > MAX_PAYLOAD_BYTES:
                 raise MalformedMessage("The peer announced a payload that fits no slot.")
         return self.header is not None
@@ -55,10 +56,16 @@ class _Inbound:
         return self.num_payload_bytes > 0 and self.payload is None
 
     def is_whole(self) -> bool:
-        """Raises UcxFailure."""
+        """Raises UcxFailure, MalformedMessage."""
         if self.header is None or self.needs_slot:
             return False
-        return self.payload is None or self.payload.request.is_done()
+        if self.payload is None or self.payload.slot is None:
+            return True
+        if not self.payload.request.is_done():
+            return False
+        if not self.payload.slot.bears(self.stamp):
+            raise MalformedMessage("The sender gave a payload up while it was read.")
+        return True
 
 
 @dataclass(slots=True, eq=False)
@@ -152,14 +159,14 @@ class Connection:
         return leftovers
 
     def _post(self, header: bytes, slot: StagingSlot | None, peer_channel: int) -> None:
-        num_payload_bytes = 0 if slot is None else len(slot.view)
-        control = pack_control(header, num_payload_bytes)
+        size, stamp = (0, 0) if slot is None else (len(slot.view), slot.number)
+        control = pack_control(header, size, stamp)
         tag = control_tag(peer_channel, self._num_sent)
         try:
             self._sends.append(Pending(self.endpoint.send(control, tag)))
             if slot is not None:
                 tag = payload_tag(peer_channel, self._num_sent)
-                self._sends.append(Pending(self.endpoint.send(slot.view, tag), slot))
+                self._sends.append(Pending(self.endpoint.send(slot.frame, tag), slot))
         except UcxFailure:
             if slot is not None:
                 slot.reclaim()
@@ -178,7 +185,7 @@ class Connection:
         if slot is None:
             return False
         try:
-            request = self.endpoint.receive(slot.view, payload_tag(self.channel, inbound.sequence))
+            request = self.endpoint.receive(slot.frame, payload_tag(self.channel, inbound.sequence))
         except UcxFailure:
             slot.reclaim()
             raise

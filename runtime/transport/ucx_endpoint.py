@@ -188,7 +188,7 @@ class UcxWorker:
 
 def lists_cma(options: Mapping[str, str] = DEFAULT_OPTIONS) -> bool:
     """Whether UCX may read other processes' memory here (the process_vm_readv system call)."""
-    return any(line.split()[-1:] == ["cma"] for line in _open_context(options).info.splitlines())
+    return "cma/memory" in _open_context(options).info
 
 
 def _open_context(options: Mapping[str, str]) -> Any:

@@ -4,9 +4,9 @@ Tag matching is worker-wide, so every connection end picks a channel for what it
 picks it again, and tells the other end in a HELLO; a BYE says that the channel has ended.
 
     tag      1 bit     24 bits   39 bits
-    control  1         channel   sequence     [payload bytes: u32][header]
+    control  1         channel   sequence     [payload bytes: u32][stamp: u64][header]
     greeting 1         0         0            HELLO or BYE
-    payload  0         channel   sequence     the payload of the control message of the same number
+    payload  0         channel   sequence     [payload][stamp: u64], of the control message
 """
 
 import struct
@@ -24,9 +24,9 @@ NONCE_BYTES: Final = 8
 _SEQUENCE_BITS = 39
 _MAGIC = b"ucx1"
 _CHECKSUM = struct.Struct("<I")
-_PAYLOAD_BYTES = struct.Struct("<I")
+_CONTROL = struct.Struct("<IQ")
 _GREETING = struct.Struct("<cII")
-MAX_CONTROL_BYTES: Final = _PAYLOAD_BYTES.size + MAX_HEADER_BYTES
+MAX_CONTROL_BYTES: Final = _CONTROL.size + MAX_HEADER_BYTES
 
 
 class MalformedMessage(Exception):
@@ -82,15 +82,15 @@ def split_tag(tag: int) -> tuple[int, int]:
     return tag >> _SEQUENCE_BITS & MAX_CHANNEL, tag & MAX_SEQUENCE
 
 
-def pack_control(header: bytes, num_payload_bytes: int) -> bytes:
-    return _PAYLOAD_BYTES.pack(num_payload_bytes) + header
+def pack_control(header: bytes, num_payload_bytes: int, stamp: int) -> bytes:
+    return _CONTROL.pack(num_payload_bytes, stamp) + header
 
 
-def unpack_control(message: bytearray) -> tuple[bytes, int]:
-    """(header, payload bytes). Raises MalformedMessage."""
-    if len(message) < _PAYLOAD_BYTES.size:
+def unpack_control(message: bytearray) -> tuple[bytes, int, int]:
+    """(header, payload bytes, stamp). Raises MalformedMessage."""
+    if len(message) < _CONTROL.size:
         raise MalformedMessage("A control message was cut short.")
-    return bytes(message[_PAYLOAD_BYTES.size :]), _PAYLOAD_BYTES.unpack_from(message)[0]
+    return bytes(message[_CONTROL.size :]), *_CONTROL.unpack_from(message)
 
 
 def pack_greeting(greeting: Hello | Bye) -> bytes:

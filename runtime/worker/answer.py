@@ -6,6 +6,7 @@ Knows the events (ipc.py) and the frames (messages.py); neither HTTP nor the eng
 from collections.abc import Callable
 
 from mserve.runtime.messages import (
+    Finish,
     FrameKind,
     PlanCall,
     StartGenerateCall,
@@ -15,7 +16,7 @@ from mserve.runtime.messages import (
 )
 from mserve.runtime.tokenizer import StreamDecoder
 from mserve.runtime.worker import ipc
-from mserve.runtime.worker.streams import TextStream, finish_frame
+from mserve.runtime.worker.streams import TextStream
 
 
 class PlanAnswer:
@@ -51,17 +52,12 @@ class PlanAnswer:
         stream = self._streams.get(event.step)
         if stream is None or self.is_done:
             return b""
-        out = b"" if stream.finished else stream.feed(event.token, event.finish)
+        out = b""
+        if not stream.finished:
+            out = stream.feed(event.token, event.finish) + finish_frame(stream, event)
         self.stop_found = stream.finished and not event.finish
-        if event.finish:
-            out += finish_frame(
-                "stop" if stream.stopped else event.finish,
-                event.prompt_tokens,
-                stream.num_sent,
-                event.cached_tokens,
-            )
-            if event.report is not None:
-                out += self._report(event.report)
+        if event.report is not None:
+            out += self._report(event.report)
         return out
 
     def _report(self, report: StepReport) -> bytes:
@@ -70,3 +66,17 @@ class PlanAnswer:
         if report.state == "done":
             self._pending.discard(report.step)
         return encode_frame(FrameKind.STEP, encode(report))
+
+
+def finish_frame(stream: TextStream, event: ipc.Token) -> bytes:
+    """The frame that ends a finished stream; it goes out in the same write as the last text, since
+    an answer cut off between them would be taken for one that is not complete."""
+    if not stream.finished:
+        return b""
+    finish = Finish(
+        reason="length" if event.finish == "length" and not stream.stopped else "stop",
+        prompt_tokens=event.prompt_tokens,
+        completion_tokens=stream.num_sent,
+        cached_tokens=event.cached_tokens,
+    )
+    return encode_frame(FrameKind.FINISH, encode(finish))

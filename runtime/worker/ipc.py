@@ -109,7 +109,7 @@ class Stepped(Struct, frozen=True, tag="stepped"):
 
 
 class Token(Struct, frozen=True, tag="token"):
-    """One generated token. With `finish`, the sequence has ended and the counts are final."""
+    """One generated token. With `finish`, the sequence has ended and `report` is its step's."""
 
     key: str
     step: str

@@ -304,27 +304,26 @@ class WorkerService:
         session = self._sessions.get(event.key)
         if session is None:
             return
-        step = session.generate_step
-        if event.finished is None:
-            self._outbox.append(ipc.Token(event.key, step, event.token))
-            return
-        record = session.steps[step]
-        record.finish(
-            self._unix_s(now),
-            matched=event.cached_tokens - session.received,
-            computed=event.prompt_tokens - event.cached_tokens,
-            received=session.received,
-            generated=event.completion_tokens,
-        )
+        report = None
+        if event.finished is not None:
+            record = session.steps[session.generate_step]
+            record.finish(
+                self._unix_s(now),
+                matched=event.cached_tokens - session.received,
+                computed=event.prompt_tokens - event.cached_tokens,
+                received=session.received,
+                generated=event.completion_tokens,
+            )
+            report = record.report()
         self._outbox.append(
             ipc.Token(
                 event.key,
-                step,
+                session.generate_step,
                 event.token,
-                finish=event.finished,
+                finish=event.finished or "",
                 prompt_tokens=event.prompt_tokens,
                 cached_tokens=event.cached_tokens,
-                report=record.report(),
+                report=report,
             )
         )
 

@@ -8,11 +8,9 @@ Lives in the HTTP process; knows no engine.
 
 from mserve.runtime.chunks import chunk
 from mserve.runtime.messages import (
-    Finish,
     FrameKind,
     Render,
     Sampling,
-    encode,
     encode_frame,
     pack_tokens,
 )
@@ -80,11 +78,3 @@ class TextStream:
         self._num_sent += len(self._held_tokens)
         self._held_tokens, self._held_text = [], ""
         return frame
-
-
-def finish_frame(reason: str, prompt_tokens: int, completion_tokens: int, cached: int) -> bytes:
-    assert reason in ("stop", "length"), "an answer ends by stop or by length"
-    finish = Finish(
-        "stop" if reason == "stop" else "length", prompt_tokens, completion_tokens, cached
-    )
-    return encode_frame(FrameKind.FINISH, encode(finish))

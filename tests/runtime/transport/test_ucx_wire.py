@@ -46,9 +46,10 @@ def test_greetings_survive_the_wire(sender: bytes, channel: int, answers: int) -
         assert unpack_greeting(bytearray(pack_greeting(greeting))) == greeting
 
 
-@given(st.binary(max_size=100), st.integers(0, 1 << 21))
-def test_control_messages_survive_the_wire(header: bytes, num_bytes: int) -> None:
-    assert unpack_control(bytearray(pack_control(header, num_bytes))) == (header, num_bytes)
+@given(st.binary(max_size=100), st.integers(0, 1 << 21), st.integers(0, (1 << 64) - 1))
+def test_control_messages_survive_the_wire(header: bytes, num_bytes: int, stamp: int) -> None:
+    message = bytearray(pack_control(header, num_bytes, stamp))
+    assert unpack_control(message) == (header, num_bytes, stamp)
 
 
 @given(st.binary(max_size=20))
