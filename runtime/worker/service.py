@@ -79,7 +79,10 @@ class WorkerService:
                     self._tickets.register(call.key, step, held, now)
                 case RemoteSendCall():
                     self._start(session, step.step, now)
-                    self._sends.open(call.key, step, now)
+                    if step.to:
+                        self._sends.open(call.key, step, now)
+                    else:
+                        self.sent(call.key, step.step, 0, 0, now)
                     self._use(step.uses, held, now)
                 case StartGenerateCall():
                     self._use(step.uses, held, now)

@@ -1,6 +1,7 @@
 """Greedy answers equal those of Hugging Face's transformers, through every shipped strategy."""
 
 import random
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -66,3 +67,71 @@ def test_every_strategy_gives_the_reference(
             answers = list(pool.map(lambda prompt: answer(server, prompt)[0], many))
         for prompt, text in zip(many, answers, strict=True):
             assert text == decode(reference.answer(prompt, NUM_TOKENS)), f"{len(prompt)} tokens"
+
+
+EVERYTHING = """
+strategy everything "split in three, handed over after 20 tokens, and copied"
+pool first
+pool second
+let a = argmin(load(w) for w in first)
+let b = argmin(load(w) for w in second)
+route all {
+  compute prompt[:40%] on a
+  compute prompt[40%:80%] on b
+  generate 20 on a
+  generate on b
+}
+"""
+
+COPYING = """
+strategy copying "the answer's KV is copied to another worker"
+pool first
+pool second
+let here  = argmin(load(w) for w in first)
+let there = argmin(load(w) for w in second)
+route all {
+  generate on here
+  replicate prompt to there
+}
+"""
+
+
+def test_parts_on_two_workers_and_a_handoff(serve: Any, tiny: Any, tmp_path: Any) -> None:
+    from mserve.runtime.tokenizer import Tokenizer
+
+    decode = Tokenizer.load(tiny.folder).decode
+    path = tmp_path / "everything.mserve"
+    path.write_text(EVERYTHING)
+    with serve(str(path), "--served-model-name", "served") as server:
+        for prompt in prompts(5, (1, 3, 17, 300)):
+            text, (_, headers) = answer(server, prompt)
+            assert text == decode(tiny.answer(prompt, NUM_TOKENS)), f"{len(prompt)} tokens"
+        steps = server.plan_of(headers)["attempts"][0]["steps"]
+        generated = [s["generated"] for s in steps if s["op"] == "start_generate"]
+        assert generated == [20, NUM_TOKENS - 20]
+
+
+def test_a_copy_is_found_by_later_requests(serve: Any, tiny: Any, tmp_path: Any) -> None:
+    from mserve.runtime.tokenizer import Tokenizer
+
+    decode = Tokenizer.load(tiny.folder).decode
+    path = tmp_path / "copying.mserve"
+    path.write_text(COPYING)
+    (prompt,) = prompts(6, (200,))
+    with serve(str(path), "--served-model-name", "served") as server:
+        for num_copied in (0, 192):  # the whole blocks of what the first copy brought
+            text, (_, headers) = answer(server, prompt)
+            assert text == decode(tiny.answer(prompt, NUM_TOKENS))
+            received = copy_of(server, headers)
+            assert (received["state"], received["matched"]) == ("done", num_copied)
+
+
+def copy_of(server: Any, headers: Any) -> Any:
+    """The receiving step of a copy, once the copy has ended; it goes on after the answer."""
+    for _ in range(100):
+        steps = server.plan_of(headers)["attempts"][0]["steps"]
+        if all(step["state"] == "done" for step in steps):
+            break
+        time.sleep(0.05)
+    (received,) = [step for step in steps if step["op"] == "prep_recv"]
+    return received

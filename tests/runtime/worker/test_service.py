@@ -115,6 +115,18 @@ def test_the_middle_of_a_prompt_may_come_from_elsewhere(cluster: Any, calls: Any
     cluster.check_clean()
 
 
+def test_a_range_that_only_this_worker_needs_is_computed_and_sent_to_nobody(
+    cluster: Any, calls: Any
+) -> None:
+    a = cluster.add("a")
+    steps = (calls.remote_send("s1", 0, 40, ()), calls.generate("s2", 40, 8))
+    a.service.submit(calls.of("p", PROMPT, *steps), True, cluster.now)
+    cluster.run()
+    assert a.tokens("p/0") == calls.reference(PROMPT, 8)
+    assert (a.reports("p/0")["s1"].computed, a.reports("p/0")["s1"].state) == (40, "done")
+    cluster.check_clean()
+
+
 def test_many_at_once_with_little_memory(cluster: Any, calls: Any) -> None:
     cluster.add("a", num_pages=80)
     cluster.add("b", num_pages=80)
