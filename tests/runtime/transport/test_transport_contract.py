@@ -186,22 +186,38 @@ def test_a_slot_that_comes_free_wakes_its_sender(join: Join, drive: Drive) -> No
     drive.until(lambda: count_free(a, b.address) > 0, a, b)
 
 
-def test_a_payload_stays_until_the_next_poll(join: Join, drive: Drive) -> None:
-    a, b = join(), join(num_slots=1, slots_per_peer=1)
-    a.send(b.address, b"hello")
-    drive.until_idle(a, b)
+@pytest.mark.parametrize("num_bytes", [4096, 100_000])
+def test_a_payload_stays_until_the_next_poll(join: Join, drive: Drive, num_bytes: int) -> None:
+    a, b, receiver = join(), join(), join(num_slots=1, slots_per_peer=1)
+    for sender in (a, b):
+        sender.send(receiver.address, b"hello")
+    drive.until_idle(a, b, receiver)
     for number in range(3):
-        assert send_payload(a, b.address, b"%d" % number, bytes([number]) * 100_000)
-    drive.until_idle(a, idle_s=0.01)
+        assert send_payload(a, receiver.address, b"", bytes([number]) * num_bytes)
+        assert send_payload(b, receiver.address, b"", bytes([number + 3]) * num_bytes)
+    drive.until_idle(a, b, idle_s=0.01)
     seen: list[bytes] = []
     deadline_s = time.monotonic() + 10
-    while len(seen) < 3 and time.monotonic() < deadline_s:
-        events = [event for event in b.poll() if isinstance(event, Received)]
+    while len(seen) < 6 and time.monotonic() < deadline_s:
+        events = [event for event in receiver.poll() if isinstance(event, Received)]
         assert len(events) <= 1, "there is one slot to receive into"
         for _ in range(20):
-            a.poll()  # the sender goes on; nothing may write into what b's caller reads
+            a.poll()  # the senders go on; nothing may write into what the receiver reads
+            b.poll()
         seen += [bytes(event.payload) for event in events]
-    assert seen == [bytes([number]) * 100_000 for number in range(3)]
+    assert sorted(seen) == [bytes([number]) * num_bytes for number in range(6)]
+
+
+def test_a_burst_needs_no_further_message_to_be_delivered(join: Join, drive: Drive) -> None:
+    """More than one poll's budget arrives at once, and then nothing wakes the receiver."""
+    a, b = join(), join()
+    a.send(b.address, b"hello")
+    drive.until_idle(a, b)
+    for number in range(3000):
+        a.send(b.address, b"%d" % number)
+    drive.until_idle(a, idle_s=0.01)
+    drive.until(lambda: len(drive.inbox(b).messages) == 3001, b)
+    assert drive.inbox(b).headers(a.address)[1:] == [b"%d" % number for number in range(3000)]
 
 
 def test_no_sender_starves_for_slots(join: Join, drive: Drive) -> None:

@@ -1,107 +1,22 @@
-"""The `mserve` command: arguments in, exit codes out (0 fine, 1 problems found, 2 usage or set-up).
-
-The one place that joins language, compiler and runtime. Imports what a command needs when it runs,
-so that `mserve check` starts fast. Knows no work of its own.
-"""
+"""The commands that run something: serve, router, worker, demo."""
 
 import argparse
 import asyncio
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
-from mserve import __version__
+from mserve.runtime.cli.strategies import Commands, servable
 
 if TYPE_CHECKING:
-    from mserve.compiler.pipeline import CompiledStrategy
-    from mserve.dsl.check import Checked
     from mserve.runtime.config import ClusterOptions, EngineOptions
 
-TEXT_FORMATS = ("full", "concise", "github")
-CHECK_FORMATS = (*TEXT_FORMATS, "json", "sarif")
-DESCRIPTION = """\
-mserve serves language models by a strategy that you write down in a .mserve file.
-"""
-EPILOG = """\
-start here:
-  mserve check my.mserve          find every mistake in a strategy
-  mserve plan balanced            see what it does with a request
-  mserve serve balanced           serve the small model that ships, OpenAI-compatible
 
-FILE is a path, or the name of a shipped strategy (data_parallel, least_loaded, prefill_decode,
-cache_aware, balanced, migration).
-"""
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code."""
-    from mserve.runtime.errors import MserveError
-
-    arguments = _parser().parse_args(argv)
-    try:
-        code: int = arguments.run(arguments)
-        return code
-    except MserveError as error:
-        print(f"mserve: error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # `mserve plan ... | head`
-        sys.stderr.close()
-        return 0
-    except KeyboardInterrupt:
-        return 130
-
-
-# --- arguments ---------------------------------------------------------------------------------
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="mserve",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"mserve {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    _add_check(commands)
-    _add_plan(commands)
+def add_commands(commands: Commands) -> None:
     _add_serve(commands)
     _add_router(commands)
     _add_worker(commands)
     _add_demo(commands)
-    return parser
-
-
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-
-
-def _add_check(commands: Commands) -> None:
-    parser = commands.add_parser("check", help="report every problem of strategy files")
-    parser.add_argument("files", nargs="+", metavar="FILE")
-    parser.add_argument("--format", choices=CHECK_FORMATS, default="full")
-    parser.add_argument("--warn-only", action="store_true", help="warnings alone exit with 0")
-    parser.set_defaults(run=_check)
-
-
-def _add_plan(commands: Commands) -> None:
-    parser = commands.add_parser("plan", help="show what a strategy does with a request")
-    parser.add_argument("file", metavar="FILE")
-    parser.add_argument(
-        "--given",
-        action="append",
-        default=[],
-        metavar="'NAME = VALUE'",
-        help="fix an observation, as in a strategy's tests: 'tokens(prompt) = 4000'",
-    )
-    parser.add_argument(
-        "--cluster", action="append", default=[], metavar="POOL=COUNT", help="workers of a pool"
-    )
-    parser.add_argument("--set", action="append", default=[], metavar="PARAM=VALUE")
-    parser.add_argument("--after", default="", metavar="PASS", help="what this pass leaves")
-    parser.add_argument("--format", choices=("text", "json"), default="text")
-    parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="write to a file")
-    parser.set_defaults(run=_plan)
 
 
 def _add_serve(commands: Commands) -> None:
@@ -188,48 +103,13 @@ def _add_log_level(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--log-level", choices=levels, default="info")
 
 
-# --- commands ----------------------------------------------------------------------------------
-
-
-def _check(arguments: argparse.Namespace) -> int:
-    from mserve.dsl.diagnostics import Severity
-
-    results = [_checked(name) for name in arguments.files]
-    print(_rendered(results, arguments.format), end="")
-    found = [problem for result in results for problem in result.diagnostics]
-    if arguments.warn_only:
-        found = [problem for problem in found if problem.severity is Severity.ERROR]
-    return 1 if found else 0
-
-
-def _plan(arguments: argparse.Namespace) -> int:
-    from mserve.compiler.explain import PlanRequest, plan_json, plan_text
-    from mserve.compiler.givens import GivenError
-    from mserve.runtime.errors import ConfigError
-
-    compiled = _compiled(arguments.file)
-    if compiled is None:
-        return 1
-    asked = PlanRequest(arguments.cluster, arguments.given, arguments.set, arguments.after)
-    show = plan_json if arguments.format == "json" else plan_text
-    try:
-        text = show(compiled, asked).rstrip("\n") + "\n"
-    except GivenError as error:
-        raise ConfigError(str(error)) from None
-    if arguments.output is None:
-        print(text, end="")
-    else:
-        arguments.output.write_text(text, "utf-8")
-    return 0
-
-
 def _serve(arguments: argparse.Namespace) -> int:
     from mserve.runtime.config import ServeOptions, model_folder, model_name, worker_counts
     from mserve.runtime.http_server import run_until_stopped
     from mserve.runtime.logs import configure_logging
     from mserve.runtime.serving import serve_cluster
 
-    strategy = _servable(arguments.file)
+    strategy = servable(arguments.file)
     if strategy is None:
         return 1
     model = model_folder(arguments.model)
@@ -254,7 +134,7 @@ def _router(arguments: argparse.Namespace) -> int:
     from mserve.runtime.logs import configure_logging
     from mserve.runtime.router.server import RouterConfig, run_router
 
-    strategy = _servable(arguments.file)
+    strategy = servable(arguments.file)
     if strategy is None:
         return 1
     model = model_folder(arguments.model)
@@ -297,82 +177,8 @@ def _worker(arguments: argparse.Namespace) -> int:
 def _demo(arguments: argparse.Namespace) -> int:
     from mserve.runtime.demo import run_demo
 
-    strategy = _servable(arguments.file)
+    strategy = servable(arguments.file)
     return 1 if strategy is None else asyncio.run(run_demo(strategy, arguments.file))
-
-
-# --- shared ------------------------------------------------------------------------------------
-
-
-def _strategy_path(name: str) -> Path:
-    """A file, or the shipped strategy of that name. Raises ConfigError with what there is."""
-    from importlib.resources import files
-
-    from mserve.runtime.errors import ConfigError
-
-    path = Path(name)
-    if path.is_file():
-        return path
-    shipped = Path(str(files("mserve.strategies")))
-    if (shipped / f"{name}.mserve").is_file():
-        return shipped / f"{name}.mserve"
-    known = sorted(file.stem for file in shipped.glob("*.mserve"))
-    raise ConfigError(_no_strategy(name, known))
-
-
-def _no_strategy(name: str, known: Sequence[str]) -> str:
-    from difflib import get_close_matches
-
-    near = get_close_matches(Path(name).stem, known, n=1)
-    hint = f"Did you mean '{near[0]}'?" if near else f"Shipped strategies: {', '.join(known)}."
-    return f"There is no file '{name}', and no shipped strategy of that name. {hint}"
-
-
-def _checked(name: str) -> "Checked":
-    from mserve.dsl.check import check_bytes
-    from mserve.runtime.errors import ConfigError
-
-    path = _strategy_path(name)
-    try:
-        return check_bytes(path.read_bytes(), str(path) if Path(name).is_file() else path.name)
-    except OSError as error:
-        raise ConfigError(f"{name} cannot be read: {error.strerror}.") from None
-
-
-def _compiled(name: str) -> "CompiledStrategy | None":
-    """The compiled strategy, or None after its errors have been printed."""
-    from mserve.compiler.pipeline import compile_strategy
-    from mserve.compiler.scope import CompileError
-    from mserve.runtime.errors import ConfigError
-
-    checked = _checked(name)
-    print(_rendered([checked], "full"), end="", file=sys.stderr)
-    if checked.strategy is None:
-        return None
-    try:
-        return compile_strategy(checked)
-    except CompileError as error:
-        raise ConfigError(f"{name} cannot be compiled: {error}.") from None
-
-
-def _rendered(results: "Sequence[Checked]", style: str) -> str:
-    """All diagnostics of some files in one of `mserve check`'s formats."""
-    if style in TEXT_FORMATS and not any(result.diagnostics for result in results):
-        return ""
-    from mserve.dsl.render import render_all
-
-    return render_all([(result.source, result.diagnostics) for result in results], style)
-
-
-def _servable(name: str) -> "CompiledStrategy | None":
-    """Like `_compiled`; raises ConfigError for what the runtime cannot carry out yet."""
-    from mserve.runtime.errors import ConfigError
-
-    strategy = _compiled(name)
-    if strategy is not None and strategy.unsupported:
-        reasons = "\n  ".join(strategy.unsupported)
-        raise ConfigError(f"'{strategy.name}' cannot be served yet:\n  {reasons}")
-    return strategy
 
 
 def _cluster_options(arguments: argparse.Namespace) -> "ClusterOptions":

@@ -1,0 +1,57 @@
+"""The `mserve` command: arguments in, exit codes out (0 fine, 1 problems found, 2 usage or set-up).
+
+The one place that joins language, compiler and runtime. Imports what a command needs when it runs,
+so that `mserve check` starts fast. Knows no work of its own.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from mserve import __version__
+from mserve.runtime.cli import language, serving
+
+DESCRIPTION = """\
+mserve serves language models by a strategy that you write down in a .mserve file.
+"""
+EPILOG = """\
+start here:
+  mserve check my.mserve          find every mistake in a strategy
+  mserve plan balanced            see what it does with a request
+  mserve serve balanced           serve the small model that ships, OpenAI-compatible
+
+FILE is a path, or the name of a shipped strategy (data_parallel, least_loaded, prefill_decode,
+cache_aware, balanced, migration).
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    from mserve.runtime.errors import MserveError
+
+    arguments = _parser().parse_args(argv)
+    try:
+        code: int = arguments.run(arguments)
+        return code
+    except MserveError as error:
+        print(f"mserve: error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # `mserve plan ... | head`
+        sys.stderr.close()
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mserve",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"mserve {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    language.add_commands(commands)
+    serving.add_commands(commands)
+    return parser
