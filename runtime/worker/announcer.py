@@ -24,9 +24,12 @@ logger = logging.getLogger("mserve.worker")
 
 MAX_BACKLOG = 10_000  # batches of block events kept while the store is away; then resync
 
+MAX_GREETED = 64  # a larger cluster's connections are made when they are needed
+
 
 class Announcer:
-    """`snapshot` asks the engine for everything it caches; `stats` is its latest state."""
+    """`snapshot` asks the engine for everything it caches, `stats` is its latest state, `greet`
+    makes it connect to other workers."""
 
     def __init__(
         self,
@@ -35,12 +38,14 @@ class Announcer:
         index: PrefixIndex,
         snapshot: Callable[[], Awaitable[ipc.Snapshot]],
         stats: Callable[[], WorkerStats],
+        greet: Callable[[tuple[bytes, ...]], None],
     ) -> None:
         self._info = info
         self._registry = registry
         self._index = index
         self._snapshot = snapshot
         self._stats = stats
+        self._greet = greet
         self._events: deque[BlockEvents] = deque(maxlen=MAX_BACKLOG)
         self._arrived = asyncio.Event()
         self._must_resync = True  # so that blocks of an earlier incarnation are masked at once
@@ -52,6 +57,9 @@ class Announcer:
     async def join(self) -> None:
         """Raises what the registry raises: a worker that cannot be found must not start."""
         await self._registry.announce(self._info)
+        members = await self._registry.members()
+        others = [m.info for m in members if m.info.name != self._info.name]
+        self._greet(tuple(info.transport_address for info in others[:MAX_GREETED]))
 
     async def run(self) -> None:
         """Until cancelled. Raises Gone when another incarnation has taken this worker's name."""

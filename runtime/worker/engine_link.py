@@ -19,6 +19,10 @@ from mserve.runtime.cluster.membership import WorkerStats
 from mserve.runtime.errors import ConfigError, Unavailable
 from mserve.runtime.worker import ipc
 
+# UCX reports on standard output what its callers are told anyway: a peer that is gone, or a variable
+# of ucxx's that it does not know.
+UCX_QUIET = {"UCX_LOG_LEVEL": "fatal", "UCX_WARN_UNUSED_ENV_VARS": "n"}
+
 PlanEvent = ipc.Stepped | ipc.Token | ipc.Failed
 
 
@@ -48,8 +52,7 @@ class EngineLink:
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
                 preexec_fn=dies_with_parent(),
-                # ucxx sets a variable that this UCX does not read; nobody can do anything about it.
-                env={**os.environ, "UCX_WARN_UNUSED_ENV_VARS": "n"},
+                env={**os.environ, **UCX_QUIET},
             )
         reader, self._writer = await asyncio.open_connection(sock=ours)
         body = msgspec.msgpack.encode(config)

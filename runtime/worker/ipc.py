@@ -79,11 +79,18 @@ class Resync(Struct, frozen=True, tag="resync"):
     request: int
 
 
+class Greet(Struct, frozen=True, tag="greet"):
+    """Connect to these transports now, so that no request has to wait for it."""
+
+    peers: tuple[bytes, ...]
+
+
 class Drain(Struct, frozen=True, tag="drain"):
     pass
 
 
-Command = Submit | Cancel | StopGenerating | Renew | ReleaseTickets | Match | State | Resync | Drain
+Question = Renew | ReleaseTickets | Match | State | Resync  # answered by Reply or Snapshot
+Command = Submit | Cancel | StopGenerating | Greet | Drain | Question
 
 
 # --- engine to HTTP process --------------------------------------------------------------------

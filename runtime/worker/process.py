@@ -63,12 +63,12 @@ class EngineProcess:
         """Serves until the HTTP process closes its side."""
         while not self._closed:
             self._read_commands()
-            waiting = self._service.progress(self._clock())
+            self._service.progress(self._clock())
             stepped = self._step()
             self._tick()
             self._write_events()
             if not stepped:
-                self._sleep(waiting)
+                self._sleep()
 
     def _step(self) -> bool:
         batch = self._service.plan(self._clock())
@@ -97,14 +97,12 @@ class EngineProcess:
             self._next_stats_s = now + STATS_INTERVAL_S
             self._outgoing += ipc.encode_frame([self._service.stats()])
 
-    def _sleep(self, waiting: bool) -> None:
+    def _sleep(self) -> None:
         """Until a command, a transfer or the next tick; not at all while the wire has something."""
         wakeup = self._transport.wakeup_fd()
         if wakeup is None:
             return
         timeout_s = max(0.0, self._next_tick_s - self._clock())
-        if waiting:
-            timeout_s = min(timeout_s, 0.001)  # a slot may come free without waking us
         if wakeup not in self._selector.get_map():
             self._selector.register(wakeup, selectors.EVENT_READ)
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._outgoing else 0)
@@ -135,20 +133,26 @@ class EngineProcess:
                 self._service.cancel(command.key, now)
             case ipc.StopGenerating():
                 self._service.stop_generating(command.key, now)
-            case ipc.Renew():
-                self._reply(command.request, renewed=self._service.renew(command.tickets, now))
-            case ipc.ReleaseTickets():
-                self._reply(command.request, released=self._service.release(command.tickets, now))
-            case ipc.Match():
-                self._reply(
-                    command.request, matched=self._service.match(command.tokens, command.salt)
-                )
-            case ipc.State():
-                self._reply(command.request, **self._service.state())
-            case ipc.Resync():
-                self._outgoing += ipc.encode_frame([self._service.snapshot(command.request)])
+            case ipc.Greet():
+                self._service.greet(command.peers)
             case ipc.Drain():
                 self._service.draining = True
+            case _:
+                self._answer(command, now)
+
+    def _answer(self, question: ipc.Question, now: float) -> None:
+        number = question.request
+        match question:
+            case ipc.Renew():
+                self._reply(number, renewed=self._service.renew(question.tickets, now))
+            case ipc.ReleaseTickets():
+                self._reply(number, released=self._service.release(question.tickets, now))
+            case ipc.Match():
+                self._reply(number, matched=self._service.match(question.tokens, question.salt))
+            case ipc.State():
+                self._reply(number, **self._service.state())
+            case ipc.Resync():
+                self._outgoing += ipc.encode_frame([self._service.snapshot(number)])
 
     def _reply(self, request: int, **body: object) -> None:
         self._outgoing += ipc.encode_frame([ipc.Reply(request, json.dumps(body).encode())])

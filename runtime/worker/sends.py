@@ -180,30 +180,25 @@ class Sends:
         self._in_flight = {}
         self._layers_done = 0
 
-    def pump(self) -> bool:
-        """Sends what is computed, as far as there are slots. True if it waits for a slot."""
-        waiting = False
+    def pump(self) -> None:
+        """Sends what is computed, as far as there are slots."""
         for outgoing in list(self._outgoing.values()):
             if outgoing.state in (SendState.GRANTED, SendState.SENDING):
-                waiting |= self._pump_one(outgoing)
-        return waiting
+                self._pump_one(outgoing)
 
-    def _pump_one(self, outgoing: Outgoing) -> bool:
+    def _pump_one(self, outgoing: Outgoing) -> None:
         sequence = self._host.sequence(outgoing.key)
-        if sequence is None:
-            return False
+        assert sequence is not None, "a send ends with its sequence, not after it"
         while outgoing.position < outgoing.end:
             if outgoing.layer == 0:
                 limit = min(self._computed(sequence, 0), outgoing.end)
                 outgoing.piece_end = min(limit, outgoing.position + self._piece_tokens)
-            if self._computed(sequence, outgoing.layer) < max(
-                outgoing.piece_end, outgoing.position + 1
-            ):
-                return False
+            begin, end = outgoing.position, outgoing.piece_end
+            if end <= begin or self._computed(sequence, outgoing.layer) < end:
+                return
             if not self._send_piece(outgoing, sequence):
-                return True
+                return
         self._flush(outgoing)
-        return False
 
     def _computed(self, sequence: Sequence, layer: int) -> int:
         """Positions of `layer` whose KV is in the pages."""

@@ -86,7 +86,14 @@ async def run_worker(config: WorkerConfig, connect: Connect, stop: asyncio.Event
     try:
         ready = await link.start(config.engine)
         info = _describe(config, ready, listener)
-        announcer = Announcer(info, registry, index, _snapshot(link), lambda: link.stats.stats)
+        announcer = Announcer(
+            info,
+            registry,
+            index,
+            snapshot=_snapshot(link),
+            stats=lambda: link.stats.stats,
+            greet=lambda peers: link.send(ipc.Greet(peers)),
+        )
         app = create_app(WorkerApp(link, config.name, _identity(info), tokenizer.stream))
         for note in ready.notes:
             logger.warning("%s", note)

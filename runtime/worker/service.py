@@ -4,8 +4,9 @@ Takes plan calls and what the transport brought, runs nothing itself, and hands 
 the HTTP process passes on. Whoever drives it (worker/process.py, or a virtual clock) supplies time.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
+import msgspec
 from msgspec.structs import asdict
 
 from mserve.compiler.protocol import StepState, TicketEvent
@@ -59,6 +60,7 @@ class WorkerService:
         self._outbox: list[ipc.Event] = []
         self._block_sequence = 0
         self._sends_hooked = False
+        self._num_malformed = 0
         self.draining = False
 
     # --- calls ---------------------------------------------------------------------------------
@@ -124,6 +126,11 @@ class WorkerService:
     def renew(self, names: tuple[str, ...], now: float) -> int:
         return self._tickets.hold(names, now)
 
+    def greet(self, peers: Iterable[bytes]) -> None:
+        """Connects to workers that requests may send KV to."""
+        for peer in peers:
+            self._transport.send(peer, wire.encode(wire.Hello()))
+
     # --- the step loop -------------------------------------------------------------------------
 
     def plan(self, now: float) -> Batch | None:
@@ -152,15 +159,15 @@ class WorkerService:
         self._sends.end_step()
         self._relay(now)
 
-    def progress(self, now: float) -> bool:
-        """Moves KV on and handles what arrived. True if something is under way at the wire."""
+    def progress(self, now: float) -> None:
+        """Moves KV on and handles what arrived."""
         for event in self._transport.poll():
             if isinstance(event, Received):
                 self._receive(event, now)
             else:
                 self._peer_lost(event, now)
         self._relay(now)
-        return self._sends.pump()
+        self._sends.pump()
 
     def expire(self, now: float) -> None:
         self._tickets.expire(now)
@@ -174,10 +181,13 @@ class WorkerService:
 
     def stats(self) -> ipc.Stats:
         return ipc.Stats(
-            self._engine.stats(),
-            tickets=len(self._tickets),
-            dropped_messages=self._tickets.num_dropped,
+            self._engine.stats(), tickets=len(self._tickets), dropped_messages=self.num_dropped
         )
+
+    @property
+    def num_dropped(self) -> int:
+        """Messages of other workers that were late, foreign, repeated or malformed."""
+        return self._tickets.num_dropped + self._num_malformed
 
     @property
     def num_sessions(self) -> int:
@@ -199,7 +209,7 @@ class WorkerService:
             "sends": len(self._sends),
             "draining": self.draining,
             "kv": asdict(self._engine.stats()),
-            "dropped_messages": self._tickets.num_dropped,
+            "dropped_messages": self.num_dropped,
         }
 
     def snapshot(self, request: int) -> ipc.Snapshot:
@@ -252,10 +262,16 @@ class WorkerService:
     # --- inside --------------------------------------------------------------------------------
 
     def _receive(self, event: Received, now: float) -> None:
-        message = wire.decode(event.header)
+        try:
+            message = wire.decode(event.header)
+        except msgspec.DecodeError:
+            self._num_malformed += 1
+            return
         match message:
             case wire.Data():
                 self._tickets.on_data(event.peer, message, event.payload, now)
+            case wire.Hello():
+                pass
             case wire.Open():
                 self._tickets.on_open(event.peer, message, now)
             case wire.Fin():

@@ -14,6 +14,10 @@ import msgspec
 from msgspec import Struct
 
 
+class Hello(Struct, frozen=True, tag="hello", array_like=True):
+    """Nothing but the connection it opens, before a request has to wait for one."""
+
+
 class Open(Struct, frozen=True, tag="open", array_like=True):
     ticket: str
     sender: str
@@ -60,7 +64,7 @@ class Abort(Struct, frozen=True, tag="abort", array_like=True):
     detail: str
 
 
-ToReceiver = Open | Data | Fin | Abort
+ToReceiver = Hello | Open | Data | Fin | Abort
 ToSender = Grant | Ack | Refuse
 TransferMessage = ToReceiver | ToSender
 

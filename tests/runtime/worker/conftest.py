@@ -160,7 +160,7 @@ class Cluster:
 
     def _step(self, worker: Worker) -> bool:
         service = worker.service
-        busy = service.progress(self.now)
+        service.progress(self.now)
         batch = service.plan(self.now)
         if batch is not None:
 
@@ -173,7 +173,7 @@ class Cluster:
         service.expire(self.now)
         events = service.drain()
         worker.events += events
-        return bool(events) or busy or batch is not None
+        return bool(events) or batch is not None
 
     def run(self, max_turns: int = 2000) -> None:
         """Until two rounds in a row bring nothing new."""
