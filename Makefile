@@ -14,16 +14,17 @@ help:
 
 # torch comes first and from plain pip: anything that resolves it anew takes gigabytes of CUDA.
 $(STAMP): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit("mserve needs Python 3.11 or later") if sys.version_info < (3, 11) else None'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0 setuptools
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-build-isolation --editable '.[cpu,dev]'
-	touch $(STAMP)
+	@$(PYTHON) -c 'import sys; sys.exit("mserve needs Python 3.11 or later") if sys.version_info < (3, 11) else None'
+	@echo "Setting up $(VENV) (a few minutes, once) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0 setuptools
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-build-isolation --editable '.[cpu,dev]'
+	@touch $(STAMP)
 
 install: $(STAMP)   # .venv with everything that demo, tests and benchmarks need
 
 demo: $(STAMP)
-	$(BIN)/mserve demo
+	@$(BIN)/mserve demo
 
 STRATEGY ?= balanced
 ARGS     ?=
