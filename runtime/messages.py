@@ -11,10 +11,10 @@ little endian. A TOKENS payload is relayed to the client unread; the others are 
 import struct
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from mserve.runtime.errors import BY_KIND, EngineFailure, RequestError
 
@@ -22,14 +22,14 @@ from mserve.runtime.errors import BY_KIND, EngineFailure, RequestError
 class Sampling(Struct, frozen=True, forbid_unknown_fields=True):
     """How to choose tokens and when to stop. `temperature` 0 is greedy; `top_k` 0 means off."""
 
-    max_tokens: int
-    min_tokens: int = 0
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-    stop_token_ids: tuple[int, ...] = ()
+    max_tokens: Annotated[int, Meta(ge=1)]
+    min_tokens: Annotated[int, Meta(ge=0)] = 0
+    temperature: Annotated[float, Meta(ge=0)] = 1.0
+    top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Meta(ge=-1, lt=1 << 31)] = 0
+    seed: Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)] | None = None
+    stop: Annotated[tuple[str, ...], Meta(max_length=16)] = ()
+    stop_token_ids: Annotated[tuple[int, ...], Meta(max_length=64)] = ()
     ignore_eos: bool = False
 
 

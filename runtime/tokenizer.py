@@ -80,8 +80,9 @@ class Tokenizer:
         """Token ids of `render_chat`; special tokens come from the template alone."""
         return self.encode(self.render_chat(messages, **variables), special_tokens=False)
 
-    def stream(self) -> "StreamDecoder":
-        return StreamDecoder(self)
+    def stream(self, before: Sequence[int] = ()) -> "StreamDecoder":
+        """A decoder of what follows the ids `before`, whose text is not repeated."""
+        return StreamDecoder(self, before)
 
 
 class StreamDecoder:
@@ -94,11 +95,12 @@ class StreamDecoder:
                   0              clean    len(window)
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
-        self._window: list[int] = []
-        self._clean = 0  # ids before this one decode to whole characters
-        self._num_emitted = 0  # characters of the window's text that were returned
+        self._window = list(before)
+        self._clean = len(before)  # ids before this one decode to whole characters
+        # Characters of the window's text that were returned, or are the caller's.
+        self._num_emitted = len(tokenizer.decode(before)) if before else 0
 
     def push(self, ids: Iterable[int]) -> str:
         """The text that `ids` complete; "" while a character is unfinished."""

@@ -1,16 +1,22 @@
-"""The commands about strategies as text: check, plan. Each imports what it needs when it runs."""
+"""The commands about strategies as text: check, plan, test. Each imports what it needs when it runs."""
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mserve.runtime.cli.strategies import TEXT_FORMATS, Commands, checked, compiled, rendered
 
+if TYPE_CHECKING:
+    from mserve.compiler.reports import FileReport
+
 CHECK_FORMATS = (*TEXT_FORMATS, "json", "sarif")
+PLAN_FORMATS = ("text", "json", "mermaid", "dot", "svg", "html")
 
 
 def add_commands(commands: Commands) -> None:
     _add_check(commands)
     _add_plan(commands)
+    _add_test(commands)
 
 
 def _add_check(commands: Commands) -> None:
@@ -36,9 +42,17 @@ def _add_plan(commands: Commands) -> None:
     )
     parser.add_argument("--set", action="append", default=[], metavar="PARAM=VALUE")
     parser.add_argument("--after", default="", metavar="PASS", help="what this pass leaves")
-    parser.add_argument("--format", choices=("text", "json"), default="text")
+    parser.add_argument("--format", choices=PLAN_FORMATS, default="text")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="write to a file")
     parser.set_defaults(run=_plan)
+
+
+def _add_test(commands: Commands) -> None:
+    parser = commands.add_parser("test", help="run the tests that stand in strategy files")
+    parser.add_argument("files", nargs="+", metavar="FILE")
+    parser.add_argument("--coverage", action="store_true", help="fail for routes no test reaches")
+    parser.add_argument("--format", choices=("text", "json", "junit"), default="text")
+    parser.set_defaults(run=_test)
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -53,7 +67,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from mserve.compiler.explain import PlanRequest, plan_json, plan_text
+    from mserve.compiler.explain import PlanRequest, plan_view
     from mserve.compiler.givens import GivenError
     from mserve.runtime.errors import ConfigError
 
@@ -61,13 +75,41 @@ def _plan(arguments: argparse.Namespace) -> int:
     if strategy is None:
         return 1
     asked = PlanRequest(arguments.cluster, arguments.given, arguments.set, arguments.after)
-    show = plan_json if arguments.format == "json" else plan_text
     try:
-        text = show(strategy, asked).rstrip("\n") + "\n"
+        text = plan_view(strategy, asked, arguments.format)
     except GivenError as error:
         raise ConfigError(str(error)) from None
-    if arguments.output is None:
-        print(text, end="")
-    else:
-        arguments.output.write_text(text, "utf-8")
+    _write(text, arguments.output)
     return 0
+
+
+def _write(text: str, path: Path | None) -> None:
+    """To a file, or to stdout where none is named. Raises ConfigError."""
+    from mserve.runtime.errors import ConfigError
+
+    if path is None:
+        print(text, end="")
+        return
+    try:
+        path.write_text(text, "utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}.") from None
+
+
+def _test(arguments: argparse.Namespace) -> int:
+    from mserve.compiler.reports import render_reports
+
+    reports = [_report(name, coverage=arguments.coverage) for name in arguments.files]
+    print(render_reports(reports, arguments.format), end="")
+    return 0 if all(report.passed for report in reports) else 1
+
+
+def _report(name: str, *, coverage: bool) -> "FileReport":
+    """A file with errors has told them on stderr."""
+    from mserve.compiler.reports import FileReport, report_of
+
+    strategy = compiled(name)
+    path = name if Path(name).is_file() else f"{name}.mserve"
+    if strategy is None:
+        return FileReport(path, None, errors=("it has errors: see `mserve check`",))
+    return report_of(path, strategy, coverage=coverage)

@@ -68,7 +68,8 @@ class Answer:
     @property
     def ending(self) -> Literal["stop", "length"] | None:
         """Why the answer is over although no worker has said so: its last bytes do, or its length."""
-        if end_reason(self.last_payload) == "stop":
+        is_event = self.request.render.kind != "text"  # bare text may look like anything
+        if is_event and end_reason(self.last_payload) == "stop":
             return "stop"
         return "length" if self.remaining == 0 else None
 

@@ -3,7 +3,7 @@
 Knows the events (ipc.py) and the frames (messages.py); neither HTTP nor the engine.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mserve.runtime.messages import (
     Finish,
@@ -13,20 +13,25 @@ from mserve.runtime.messages import (
     StepReport,
     encode,
     encode_frame,
+    unpack_tokens,
 )
 from mserve.runtime.tokenizer import StreamDecoder
 from mserve.runtime.worker import ipc
 from mserve.runtime.worker.streams import TextStream
 
+CONTEXT_TOKENS = 8  # of the prompt: what the text of the first new token may depend on
+MakeDecoder = Callable[[Sequence[int]], StreamDecoder]
+
 
 class PlanAnswer:
     """Frames of one plan call. `is_done` once every step the call named has ended."""
 
-    def __init__(self, call: PlanCall, make_decoder: Callable[[], StreamDecoder]) -> None:
+    def __init__(self, call: PlanCall, make_decoder: MakeDecoder) -> None:
         self.key = call.key
         self._pending = {step.step for step in call.steps}
+        prompt_end = unpack_tokens(call.tokens[-4 * CONTEXT_TOKENS :])
         self._streams = {
-            step.step: TextStream(make_decoder(), step.sampling, step.render)
+            step.step: TextStream(make_decoder(prompt_end), step.sampling, step.render)
             for step in call.steps
             if isinstance(step, StartGenerateCall)
         }

@@ -25,9 +25,8 @@ from mserve.runtime.messages import (
     decode_step_report,
     unpack_tokens,
 )
-from mserve.runtime.tokenizer import StreamDecoder
 from mserve.runtime.worker import ipc
-from mserve.runtime.worker.answer import PlanAnswer
+from mserve.runtime.worker.answer import MakeDecoder, PlanAnswer
 from mserve.runtime.worker.calls import (
     Body,
     CommitBody,
@@ -55,7 +54,7 @@ class WorkerApp:
         link: EngineLink,
         name: str,
         identity: dict[str, object],
-        make_decoder: Callable[[], StreamDecoder],
+        make_decoder: MakeDecoder,
     ) -> None:
         self._link = link
         self._name = name

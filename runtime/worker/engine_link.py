@@ -131,8 +131,9 @@ class EngineLink:
             case ipc.Stats():
                 self.stats = event
             case ipc.Reply() | ipc.Snapshot():
-                if event.request in self._replies:
-                    self._replies[event.request].set_result(event)
+                future = self._replies.get(event.request)
+                if future is not None and not future.done():  # who asked may have left
+                    future.set_result(event)
             case ipc.Ready():
                 self._ready.set_result(event)
             case ipc.FailedStart():

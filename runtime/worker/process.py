@@ -208,7 +208,8 @@ def _build(config: ipc.EngineConfig) -> tuple[WorkerService, ModelRunner, Transp
         kv_heads=runner.config.num_kv_heads,
         head_dim=runner.config.head_dim,
     )
-    limit = runner.config.max_positions
+    # An answer that no number of pages could hold ends at its limit, not with an error.
+    limit = min(runner.config.max_positions, runner.pool.num_pages * config.page_size)
     engine = Engine(
         EngineConfig(
             page_size=config.page_size,

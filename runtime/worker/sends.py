@@ -83,6 +83,9 @@ class Sends:
     def __len__(self) -> int:
         return len(self._outgoing)
 
+    def knows(self, ticket: str) -> bool:
+        return ticket in self._outgoing
+
     # --- the plan's side -----------------------------------------------------------------------
 
     def open(self, key: str, call: RemoteSendCall, now: float) -> None:
@@ -115,8 +118,7 @@ class Sends:
         for outgoing in [o for o in self._outgoing.values() if o.key == key]:
             if outgoing.state not in _ENDED:
                 self._advance(outgoing, SendEvent.ABORT)
-                message = wire.Abort(outgoing.ticket, "its plan was cancelled")
-                self._transport.send(outgoing.peer, wire.encode(message))
+                self._tell_abort(outgoing, "its plan was cancelled")
             del self._outgoing[outgoing.ticket]
 
     # --- the receivers' side -------------------------------------------------------------------
@@ -157,6 +159,7 @@ class Sends:
     def expire(self, now: float) -> None:
         for outgoing in [o for o in self._outgoing.values() if o.deadline_s <= now]:
             detail = f"{outgoing.worker} had no room for the KV within {self._timeout_s:g} s."
+            self._tell_abort(outgoing, detail)
             self._abort(outgoing, NoRoom(detail, retry_after_s=1.0), now)
 
     # --- the model's side ----------------------------------------------------------------------
@@ -235,6 +238,9 @@ class Sends:
         if outgoing is None or outgoing.peer != peer or (outgoing.state, event) not in SEND:
             return None
         return outgoing
+
+    def _tell_abort(self, outgoing: Outgoing, detail: str) -> None:
+        self._transport.send(outgoing.peer, wire.encode(wire.Abort(outgoing.ticket, detail)))
 
     def _abort(self, outgoing: Outgoing | None, error: RequestError, now: float) -> None:
         if outgoing is not None and outgoing.state not in _ENDED:

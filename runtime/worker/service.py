@@ -7,7 +7,7 @@ the HTTP process passes on. Whoever drives it (worker/process.py, or a virtual c
 from collections.abc import Callable, Iterable
 
 import msgspec
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from mserve.compiler.protocol import StepState, TicketEvent
 from mserve.runtime.cluster.membership import BlockEvents
@@ -24,9 +24,11 @@ from mserve.runtime.messages import (
     ReleaseCall,
     RemoteSendCall,
     StartGenerateCall,
+    StepCall,
 )
 from mserve.runtime.transport.base import PeerLost, Received, Transport
 from mserve.runtime.worker import ipc, wire
+from mserve.runtime.worker.admission import check_names, check_transfers, keeps_connection
 from mserve.runtime.worker.sends import Sends
 from mserve.runtime.worker.sessions import Session, Sessions
 from mserve.runtime.worker.tickets import Ticket, Tickets
@@ -67,38 +69,50 @@ class WorkerService:
 
     def submit(self, call: PlanCall, held: bool, now: float) -> None:
         """Takes a plan call whole or refuses it whole, with a Failed event."""
+        self._relay(now)  # what an earlier plan of this key left must not be taken for this one's
         try:
             self._admit(call, now)
         except RequestError as error:
             self._outbox.append(ipc.Failed(call.key, Problem.of(error)))
             return
+        held = held and keeps_connection(call)
         session = self._sessions.begin(call, self._unix_s(now))
         for step in call.steps:
-            match step:
-                case PrepRecvCall():
-                    matched = self._engine.match_length(call.tokens, call.salt)
-                    self._start(session, step.step, now, matched=min(matched, step.end))
-                    self._tickets.register(call.key, step, held, now)
-                case RemoteSendCall():
-                    self._start(session, step.step, now)
-                    if step.to:
-                        self._sends.open(call.key, step, now)
-                    else:
-                        self.sent(call.key, step.step, 0, 0, now)
-                    self._use(step.uses, held, now)
-                case StartGenerateCall():
-                    self._use(step.uses, held, now)
-                case CommitCall():
-                    self._tickets.want(step.ticket, TicketEvent.COMMIT, now)
-                case ReleaseCall():
-                    self.cancel(call.key, now)
+            if self._sessions.get(call.key) is not session:
+                return  # an earlier step has failed already, and the plan with it
+            self._begin_step(session, call, step, held, now)
+
+    def _begin_step(
+        self, session: Session, call: PlanCall, step: StepCall, held: bool, now: float
+    ) -> None:
+        match step:
+            case PrepRecvCall():
+                matched = self._engine.match_length(call.tokens, call.salt)
+                self._start(session, step.step, now, matched=min(matched, step.end))
+                self._tickets.register(call.key, step, held, now)
+            case RemoteSendCall():
+                self._start(session, step.step, now)
+                if step.to:
+                    self._sends.open(call.key, step, now)
+                else:
+                    self.sent(call.key, step.step, 0, 0, now)
+                self._use(step.uses, held, now)
+            case StartGenerateCall():
+                self._use(step.uses, held, now)
+            case CommitCall():
+                self._tickets.want(step.ticket, TicketEvent.COMMIT, now)
+            case ReleaseCall():
+                self._finish(session, step.step, now)
+                self.release((step.ticket,), now)
 
     def _admit(self, call: PlanCall, now: float) -> None:
         if self.draining:
             raise Unavailable("The worker is draining and takes no new plans.", retry_after_s=1.0)
         if call.incarnation not in ("", self._incarnation):
             raise Gone("The call means an earlier incarnation of this worker.")
+        check_names(call)
         self._sessions.check(call)
+        check_transfers(call, self._tickets, self._sends, self._transport.address)
         self._engine.submit(call, now)
 
     def _use(self, names: tuple[str, ...], held: bool, now: float) -> None:
@@ -109,6 +123,7 @@ class WorkerService:
 
     def cancel(self, key: str, now: float) -> None:
         """Ends a plan here at once; idempotent."""
+        self._relay(now)
         self._engine.cancel(key, now)
         self._end(key, now)
 
@@ -117,11 +132,13 @@ class WorkerService:
         self._engine.finish_early(key, now)
 
     def release(self, names: tuple[str, ...], now: float) -> int:
-        """Ends the plans that hold these tickets; returns how many were found."""
-        keys = {ticket.key for name in names if (ticket := self._tickets.get(name))}
-        for key in keys:
-            self.fail(key, Gone("The ticket was released."), "", now)
-        return len(keys)
+        """Ends these tickets; returns how many were found. Their plans go on without them."""
+        found = [ticket for name in names if (ticket := self._tickets.get(name))]
+        for ticket in found:
+            self._tickets.release(ticket.name, now)
+            self._engine.drop_receive(ticket.key, ticket.name, now)
+        self._relay(now)
+        return len(found)
 
     def renew(self, names: tuple[str, ...], now: float) -> int:
         return self._tickets.hold(names, now)
@@ -180,9 +197,8 @@ class WorkerService:
     # --- observation ---------------------------------------------------------------------------
 
     def stats(self) -> ipc.Stats:
-        return ipc.Stats(
-            self._engine.stats(), tickets=len(self._tickets), dropped_messages=self.num_dropped
-        )
+        stats = replace(self._engine.stats(), draining=self.draining)
+        return ipc.Stats(stats, tickets=len(self._tickets), dropped_messages=self.num_dropped)
 
     @property
     def num_dropped(self) -> int:
@@ -328,7 +344,7 @@ class WorkerService:
             record = session.steps[session.generate_step]
             record.finish(
                 self._unix_s(now),
-                matched=event.cached_tokens - session.received,
+                matched=max(0, event.cached_tokens - session.received),
                 computed=event.prompt_tokens - event.cached_tokens,
                 received=session.received,
                 generated=event.completion_tokens,

@@ -138,12 +138,17 @@ class Tickets:
             if ticket.peer is not None and ticket.state is TicketState.REGISTERED:
                 self._advance(ticket, TicketEvent.OPEN, now)
 
+    def release(self, name: str, now: float) -> None:
+        """Ends one ticket; its plan goes on without it."""
+        ticket = self._tickets.get(name)
+        if ticket is not None:
+            self._by_key[ticket.key].remove(ticket)
+            self._release(ticket, now)
+
     def end(self, key: str, now: float) -> None:
         """The plan is over at this worker, however it ended: every ticket of it goes."""
         for ticket in self._by_key.pop(key, []):
-            if (ticket.state, TicketEvent.RELEASE) in TICKET:
-                self._advance(ticket, TicketEvent.RELEASE, now)
-            self._bury(ticket)
+            self._release(ticket, now)
 
     # --- the senders' side ---------------------------------------------------------------------
 
@@ -304,6 +309,11 @@ class Tickets:
 
     def _refuse(self, peer: bytes, name: str, error: RequestError) -> None:
         self._transport.send(peer, wire.encode(wire.Refuse(name, error.kind, error.detail)))
+
+    def _release(self, ticket: Ticket, now: float) -> None:
+        if (ticket.state, TicketEvent.RELEASE) in TICKET:
+            self._advance(ticket, TicketEvent.RELEASE, now)
+        self._bury(ticket)
 
     def _bury(self, ticket: Ticket) -> None:
         self._tickets.pop(ticket.name, None)

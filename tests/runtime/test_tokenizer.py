@@ -229,3 +229,14 @@ def test_a_stream_with_byte_tokens_is_their_text(text: str, cuts: set[int]) -> N
     assert streamed(tokenizer, ids, {cut for cut in cuts if cut < len(ids)}) == tokenizer.decode(
         ids
     )
+
+
+def test_a_stream_goes_on_after_what_was_there() -> None:
+    """A decoder that drops a text's first space must not drop it in the middle of an answer."""
+    words = tokenizers.Tokenizer(
+        models.WordLevel({"▁Once": 0, "▁upon": 1, "▁a": 2}, unk_token="▁a")
+    )
+    words.decoder = decoders.Metaspace()
+    tokenizer = Tokenizer(words, eos_ids=())
+    assert tokenizer.stream().push([1, 2]) == "upon a"
+    assert tokenizer.stream(before=[0]).push([1, 2]) == " upon a"

@@ -1,6 +1,7 @@
 """The executor against a cluster in one process: dispatch, resumption, cancelling, bookkeeping."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -136,7 +137,8 @@ def test_an_answer_whose_text_has_ended_is_not_taken_up_again(kit: Any) -> None:
         router = kit.router(cluster, strategy, client=InProcessClient(serve))
         sink = kit.Collected()
         async with router.running():
-            await router.executor.execute(kit.request(PROMPT), sink)
+            request = replace(kit.request(PROMPT), render=Render("completion"))
+            await router.executor.execute(request, sink)
         return sink
 
     sink = asyncio.run(main())

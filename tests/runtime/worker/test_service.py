@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from mserve.runtime.messages import CommitCall
+from mserve.runtime.messages import CommitCall, ReleaseCall
 from mserve.runtime.worker import ipc
 
 PROMPT = [(7 * i + i * i) % 89 for i in range(103)]
@@ -294,3 +294,135 @@ def test_a_draining_worker_finishes_and_takes_nothing_new(cluster: Any, calls: A
     assert b.tokens("p/0") == calls.reference(PROMPT, 4)
     assert [problem.kind for problem in b.problems("q/0")] == ["unavailable_error"]
     assert any(isinstance(event, ipc.Blocks) for event in b.events)
+
+
+# --- calls that are wrong, and moments that are bad ------------------------------------------------
+
+
+def refused(cluster: Any, calls: Any, *steps: Any, key: str = "p") -> str:
+    """The kind of the problem that a call with these steps on worker b is answered with."""
+    b = cluster.workers.get("b") or cluster.add("b")
+    before = len(b.problems(f"{key}/0"))
+    b.service.submit(calls.of(key, PROMPT, *steps), True, cluster.now)
+    cluster.run()
+    return str(b.problems(f"{key}/0")[before].kind)
+
+
+def test_names_are_checked(cluster: Any, calls: Any) -> None:
+    b = cluster.add("b")
+    twice = (calls.remote_send("s", 0, 40, ()), calls.generate("s", 40, 4))
+    assert refused(cluster, calls, *twice) == "conflict_error"
+    long = calls.remote_send("s", 0, 40, (b.receiver("t" * 20_000),))
+    assert refused(cluster, calls, long) == "unprocessable_error"
+    cluster.check_clean()
+
+
+def test_a_send_to_oneself_is_refused(cluster: Any, calls: Any) -> None:
+    b = cluster.add("b")
+    send = calls.remote_send("s", 0, 40, (b.receiver("t1"),))
+    assert refused(cluster, calls, send) == "unprocessable_error"
+
+
+def test_a_ticket_belongs_to_one_plan(cluster: Any, calls: Any) -> None:
+    a, b = split(cluster, calls, 90, PROMPT)
+    again = (calls.prep_recv("s", 0, 40, "p.t1"), calls.generate("g", 40, 4, "p.t1"))
+    assert refused(cluster, calls, *again, key="q") == "conflict_error"
+    cluster.run()
+    assert b.tokens("p/0") == calls.reference(PROMPT, 8)
+    send = calls.remote_send("s2", 0, 40, (b.receiver("t"), b.receiver("t")))
+    a.service.submit(calls.of("q", PROMPT, send), True, cluster.now)
+    cluster.run()
+    assert [problem.kind for problem in a.problems("q/0")] == ["conflict_error"]
+    cluster.check_clean()
+
+
+def test_a_ticket_that_no_step_uses_is_refused(cluster: Any, calls: Any) -> None:
+    steps = (calls.prep_recv("s1", 0, 40, "t1"), calls.generate("s2", 40, 4))
+    assert refused(cluster, calls, *steps) == "unprocessable_error"
+    cluster.check_clean()
+
+
+def test_a_layout_that_differs_ends_the_rest_of_the_call_too(cluster: Any, calls: Any) -> None:
+    """The Open is there before the call: the first step fails while the others are still to come."""
+    a, b, c = cluster.add("a", fingerprint="other"), cluster.add("b"), cluster.add("c")
+    send = calls.remote_send("s1", 0, 40, (b.receiver("t1"),))
+    a.service.submit(calls.of("p", PROMPT, send), True, cluster.now)
+    for _ in range(5):
+        cluster.turn()
+    steps = (
+        calls.prep_recv("s2", 0, 40, "t1"),
+        calls.prep_recv("s3", 40, 50, "t2"),
+        calls.remote_send("s4", 50, 80, (c.receiver("t3"),), ("t1", "t2")),
+    )
+    assert refused(cluster, calls, *steps) == "unprocessable_error"
+    cluster.check_clean()
+
+
+def test_a_sender_that_gives_up_frees_a_receiver_that_waits_for_room(
+    cluster: Any, calls: Any
+) -> None:
+    """Two plans whose pages are given out in another order on either side: one times out."""
+    a, b = cluster.add("a", num_pages=30), cluster.add("b", num_pages=30)
+    prompts = {"x": PROMPT[::-1], "y": PROMPT}
+    for plan in ("y", "x"):
+        send = calls.remote_send("s", 0, 100, (b.receiver(plan),))
+        a.service.submit(calls.of(plan, prompts[plan], send), True, cluster.now)
+    for plan in ("x", "y"):
+        steps = (calls.prep_recv("r", 0, 100, plan), calls.generate("g", 100, 4, plan))
+        b.service.submit(calls.of(plan, prompts[plan], *steps), True, cluster.now)
+    cluster.run()
+    cluster.now += 31
+    cluster.run()
+    assert b.tokens("x/0") == calls.reference(prompts["x"], 4)
+    assert [problem.kind for problem in a.problems("y/0")] == ["overloaded_error"]
+    assert [problem.retryable for problem in b.problems("y/0")] == [True]
+    cluster.check_clean()
+
+
+def test_tickets_of_a_call_that_is_answered_at_once_have_a_lease(cluster: Any, calls: Any) -> None:
+    a, b = cluster.add("a"), cluster.add("b")
+    b.service.submit(calls.of("p", PROMPT, calls.prep_recv("s1", 0, 40, "t1")), True, cluster.now)
+    send = calls.remote_send("s2", 0, 40, (b.receiver("t1"),))
+    a.service.submit(calls.of("p", PROMPT, send), True, cluster.now)
+    cluster.run()
+    cluster.now += 11
+    cluster.run()
+    cluster.check_clean()
+
+
+def test_a_released_ticket_leaves_the_rest_of_its_plan(cluster: Any, calls: Any) -> None:
+    a, b = cluster.add("a"), cluster.add("b")
+    steps = (
+        calls.prep_recv("s1", 0, 40, "t1"),
+        ReleaseCall("s2", "t1"),
+        calls.remote_send("s3", 0, 40, (a.receiver("t2"),)),
+    )
+    b.service.submit(calls.of("p", PROMPT, *steps), True, cluster.now)
+    receive = (calls.prep_recv("r", 0, 40, "t2"), calls.generate("g", 40, 8, "t2"))
+    a.service.submit(calls.of("p", PROMPT, *receive), True, cluster.now)
+    cluster.run()
+    assert a.tokens("p/0") == calls.reference(PROMPT, 8)
+    assert b.reports("p/0")["s2"].state == "done"
+    cluster.check_clean()
+
+
+def test_a_key_used_again_at_once_gets_nothing_of_the_plan_before(cluster: Any, calls: Any) -> None:
+    b = cluster.add("b")
+    b.service.submit(calls.of("p", PROMPT, calls.generate("s1", 0, 4)), True, cluster.now)
+    b.service.plan(cluster.now)
+    b.service.cancel("p/0", cluster.now)
+    b.service.submit(calls.of("p", PROMPT, calls.prep_recv("s2", 0, 40, "t")), False, cluster.now)
+    assert b.service.release(("t",), cluster.now) == 1
+
+
+def test_a_malformed_message_is_counted(cluster: Any, calls: Any) -> None:
+    a, b = cluster.add("a"), cluster.add("b")
+    a.transport.send(b.transport.address, b"no message")
+    cluster.run()
+    assert b.service.num_dropped == 1
+
+
+def test_a_draining_worker_says_so(cluster: Any) -> None:
+    b = cluster.add("b")
+    b.service.draining = True
+    assert b.service.stats().stats.draining
