@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 from msgspec.structs import asdict, replace
 
-from mserve.compiler.protocol import StepState, TicketEvent
-from mserve.runtime.cluster.membership import BlockEvents
+from mserve.compiler.protocol import TicketEvent
 from mserve.runtime.engine import events
 from mserve.runtime.engine.batching import Batch, KvStore, StepOutput
 from mserve.runtime.engine.engine import Engine
@@ -20,7 +19,6 @@ from mserve.runtime.messages import (
     CommitCall,
     PlanCall,
     PrepRecvCall,
-    Problem,
     ReleaseCall,
     RemoteSendCall,
     StartGenerateCall,
@@ -29,8 +27,9 @@ from mserve.runtime.messages import (
 from mserve.runtime.transport.base import PeerLost, Received, Transport
 from mserve.runtime.worker import ipc, wire
 from mserve.runtime.worker.admission import check_names, check_transfers, keeps_connection
+from mserve.runtime.worker.journal import Journal
 from mserve.runtime.worker.sends import Sends
-from mserve.runtime.worker.sessions import Session, Sessions
+from mserve.runtime.worker.sessions import Session
 from mserve.runtime.worker.tickets import Ticket, Tickets
 
 
@@ -55,12 +54,10 @@ class WorkerService:
         self._engine = engine
         self._transport = transport
         self._incarnation = incarnation
-        self._unix_s = unix_s
-        self._sessions = Sessions()
+        self._journal = Journal(unix_s)
+        self._sessions = self._journal.sessions
         self._tickets = Tickets(self, kv, transport, incarnation, fingerprint, lease_s)
         self._sends = Sends(self, kv, transport, worker, fingerprint)
-        self._outbox: list[ipc.Event] = []
-        self._block_sequence = 0
         self._sends_hooked = False
         self._num_malformed = 0
         self.draining = False
@@ -73,25 +70,23 @@ class WorkerService:
         try:
             self._admit(call, now)
         except RequestError as error:
-            self._outbox.append(ipc.Failed(call.key, Problem.of(error)))
+            self._journal.refused(call, error)
             return
         held = held and keeps_connection(call)
-        session = self._sessions.begin(call, self._unix_s(now))
+        session = self._journal.begin(call, now)
         for step in call.steps:
             if self._sessions.get(call.key) is not session:
                 return  # an earlier step has failed already, and the plan with it
-            self._begin_step(session, call, step, held, now)
+            self._begin_step(call, step, held, now)
 
-    def _begin_step(
-        self, session: Session, call: PlanCall, step: StepCall, held: bool, now: float
-    ) -> None:
+    def _begin_step(self, call: PlanCall, step: StepCall, held: bool, now: float) -> None:
         match step:
             case PrepRecvCall():
                 matched = self._engine.match_length(call.tokens, call.salt)
-                self._start(session, step.step, now, matched=min(matched, step.end))
+                self._journal.started(call.key, step.step, now, matched=min(matched, step.end))
                 self._tickets.register(call.key, step, held, now)
             case RemoteSendCall():
-                self._start(session, step.step, now)
+                self._journal.started(call.key, step.step, now)
                 if step.to:
                     self._sends.open(call.key, step, now)
                 else:
@@ -102,7 +97,7 @@ class WorkerService:
             case CommitCall():
                 self._tickets.want(step.ticket, TicketEvent.COMMIT, now)
             case ReleaseCall():
-                self._finish(session, step.step, now)
+                self._journal.finished(call.key, step.step, now)
                 self.release((step.ticket,), now)
 
     def _admit(self, call: PlanCall, now: float) -> None:
@@ -191,8 +186,8 @@ class WorkerService:
         self._sends.expire(now)
 
     def drain(self) -> list[ipc.Event]:
-        out, self._outbox = self._outbox, []
-        return out
+        """What happened since the last call, for the HTTP process."""
+        return self._journal.drain()
 
     # --- observation ---------------------------------------------------------------------------
 
@@ -230,7 +225,7 @@ class WorkerService:
 
     def snapshot(self, request: int) -> ipc.Snapshot:
         blocks = tuple(self._engine.cache.snapshot())
-        return ipc.Snapshot(request, self._block_sequence, blocks)
+        return ipc.Snapshot(request, self._journal.block_sequence, blocks)
 
     # --- what tickets and sends ask ------------------------------------------------------------
 
@@ -248,32 +243,26 @@ class WorkerService:
 
     def received(self, ticket: Ticket, now: float) -> None:
         sequence = self._engine.find(ticket.key)
-        session = self._sessions.get(ticket.key)
         assert sequence is not None, "a ticket has a living sequence"
-        assert session is not None, "a ticket has a living plan"
-        session.received += ticket.received_tokens
-        session.steps[ticket.step].started_s = self._unix_s(ticket.opened_s)
-        self._finish(
-            session,
+        self._journal.received(
+            ticket.key,
             ticket.step,
+            ticket.opened_s,
             now,
             matched=sequence.num_matched,
-            received=ticket.received_tokens,
-            received_bytes=ticket.received_bytes,
+            num_tokens=ticket.received_tokens,
+            num_bytes=ticket.received_bytes,
         )
 
     def sent(self, key: str, step: str, num_tokens: int, num_bytes: int, now: float) -> None:
         self._engine.send_done(key, step, now)
-        session = self._sessions.get(key)
-        if session is not None:
-            session.steps[step].counts.update(sent=num_tokens, sent_bytes=num_bytes)
-            self._finish_send(session, step, now)
+        self._journal.sent(key, step, num_tokens, num_bytes, now)
 
     def fail(self, key: str, error: RequestError, step: str, now: float) -> None:
         """Ends the plan here and says why, once."""
         self._engine.cancel(key, now)
         if self._end(key, now) is not None:
-            self._outbox.append(ipc.Failed(key, Problem.of(error, step)))
+            self._journal.failed(key, error, step)
 
     # --- inside --------------------------------------------------------------------------------
 
@@ -314,80 +303,20 @@ class WorkerService:
     def _relay_one(self, event: events.EngineEvent, now: float) -> None:
         match event:
             case events.Generated():
-                self._generated(event, now)
+                self._journal.generated(event, now)
             case events.Reserved():
                 self._tickets.reserved(event.key, now)
             case events.StepStarted():
-                if (session := self._sessions.get(event.key)) is not None:
-                    self._start(session, event.step, now)
+                self._journal.started(event.key, event.step, now)
             case events.StepComputed():
-                if (session := self._sessions.get(event.key)) is not None:
-                    counts = session.steps[event.step].counts
-                    counts.update(computed=event.computed, matched=event.reused)
-                    self._finish_send(session, event.step, now)
+                self._journal.computed(event, now)
             case events.SequenceDone():
-                self._done(event.key, now)
+                self._journal.all_done(event.key, now)
+                self._end(event.key, now)
             case events.SequenceFailed():
                 self.fail(event.key, event.error, "", now)
             case events.BlocksChanged():
-                self._block_sequence += 1
-                self._outbox.append(
-                    ipc.Blocks(BlockEvents(self._block_sequence, event.evicted, event.stored))
-                )
-
-    def _generated(self, event: events.Generated, now: float) -> None:
-        session = self._sessions.get(event.key)
-        if session is None:
-            return
-        report = None
-        if event.finished is not None:
-            record = session.steps[session.generate_step]
-            record.finish(
-                self._unix_s(now),
-                matched=max(0, event.cached_tokens - session.received),
-                computed=event.prompt_tokens - event.cached_tokens,
-                received=session.received,
-                generated=event.completion_tokens,
-            )
-            report = record.report()
-        self._outbox.append(
-            ipc.Token(
-                event.key,
-                session.generate_step,
-                event.token,
-                finish=event.finished or "",
-                prompt_tokens=event.prompt_tokens,
-                cached_tokens=event.cached_tokens,
-                report=report,
-            )
-        )
-
-    def _done(self, key: str, now: float) -> None:
-        """The sequence has ended here: remaining bookkeeping steps are done with it."""
-        session = self._sessions.get(key)
-        if session is None:
-            return
-        for record in list(session.steps.values()):
-            if record.state is not StepState.DONE:
-                self._finish(session, record.step, now)
-        self._end(key, now)
-
-    def _start(self, session: Session, step: str, now: float, **counts: int) -> None:
-        record = session.steps[step]
-        if record.state is StepState.PENDING:
-            record.counts.update(counts)
-            record.start(self._unix_s(now))
-            self._outbox.append(ipc.Stepped(session.key, record.report()))
-
-    def _finish_send(self, session: Session, step: str, now: float) -> None:
-        """Receivers may have the last layer before the engine has committed its batch."""
-        if {"sent", "computed"} <= session.steps[step].counts.keys():
-            self._finish(session, step, now)
-
-    def _finish(self, session: Session, step: str, now: float, **counts: int) -> None:
-        record = session.steps[step]
-        record.finish(self._unix_s(now), **counts)
-        self._outbox.append(ipc.Stepped(session.key, record.report()))
+                self._journal.blocks_changed(event)
 
     def _end(self, key: str, now: float) -> Session | None:
         self._tickets.end(key, now)
