@@ -19,7 +19,7 @@ from mserve.runtime.errors import ConfigError
 
 Result = TypeVar("Result")
 
-GRACE_S = 5  # for requests still running when the server stops
+GRACE_S = 3  # for requests still running when the server stops; less than a supervisor waits
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -27,7 +27,13 @@ def bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
+    # Accepted sockets inherit these. A peer that vanished without a word is noticed in some 20 s.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 3)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 20_000)
     try:
         listener.bind((host, port))
         listener.listen(2048)

@@ -117,8 +117,11 @@ class Sequence:
 
     @property
     def is_eligible(self) -> bool:
-        """Pages may be reserved: nothing is received, or a sender is there to fill them."""
-        return not self.receives or any(receive.opened for receive in self.receives)
+        """Pages may be reserved: a sender is there to fill them, or what is sent on begins before
+        what is received."""
+        if not self.receives or any(receive.opened for receive in self.receives):
+            return True
+        return any(send.begin < self.receives[0].begin for send in self.sends)
 
     @property
     def is_preemptible(self) -> bool:

@@ -111,6 +111,7 @@ class View:
         turns: Mapping[int, int],
     ) -> None:
         self.num_tokens = len(query.tokens) // 4
+        self.num_answered = self.num_tokens - query.request.num_tokens
         self.max_tokens = query.max_tokens
         self.seed = xxh3_64_intdigest(f"{query.request.id}/{query.attempt}".encode())
         self._query = query

@@ -27,7 +27,9 @@ def check_names(call: PlanCall) -> None:
     names = [step.step for step in call.steps]
     if len(set(names)) < len(names):
         raise Conflict("Two steps of the call have the same name.")
-    for name in (call.plan_id, *names, *_made(call), *_sent(call)):
+    receivers = [r for step in call.steps if isinstance(step, RemoteSendCall) for r in step.to]
+    written = [text for r in receivers for text in (r.worker, r.incarnation)]
+    for name in (call.plan_id, *names, *_made(call), *_sent(call), *written):
         if len(name) > MAX_NAME:
             raise Unprocessable(f"A name has at most {MAX_NAME} characters, not {len(name)}.")
 
@@ -50,10 +52,13 @@ def check_transfers(call: PlanCall, tickets: Tickets, sends: Sends, own_address:
 
 
 def _check_uses(call: PlanCall, made: list[str], tickets: Tickets) -> None:
-    """What a generation does not name would be waited for and never be there."""
+    """What a generation does not name would be waited for and never be there; nor would what no
+    ticket of the plan is."""
+    used = {name for step in call.steps for name in _used(step)}
+    for name in used.difference(made, [ticket.name for ticket in tickets.of(call.key)]):
+        raise Unprocessable(f"Ticket {name} is used, but no `prep_recv` of this plan made it.")
     if not any(isinstance(step, StartGenerateCall) for step in call.steps):
         return
-    used = {name for step in call.steps for name in _used(step)}
     earlier = [t.name for t in tickets.of(call.key) if t.wanted is None]
     for name in (*made, *earlier):
         if name not in used:

@@ -17,7 +17,7 @@ from mserve.runtime.cluster.membership import (
     WorkerInfo,
     WorkerStats,
 )
-from mserve.runtime.errors import NoRoom, Unavailable
+from mserve.runtime.errors import Gone, NoRoom, Unavailable
 from mserve.runtime.worker import ipc
 
 logger = logging.getLogger("mserve.worker")
@@ -28,7 +28,7 @@ MAX_GREETED = 64  # a larger cluster's connections are made when they are needed
 
 
 class Announcer:
-    """`snapshot` asks the engine for everything it caches, `stats` is its latest state, `greet`
+    """`snapshot` asks the engine for everything it caches, `stats` is its latest state (None: it hangs), `greet`
     makes it connect to other workers."""
 
     def __init__(
@@ -37,7 +37,7 @@ class Announcer:
         registry: Registry,
         index: PrefixIndex,
         snapshot: Callable[[], Awaitable[ipc.Snapshot]],
-        stats: Callable[[], WorkerStats],
+        stats: Callable[[], WorkerStats | None],
         greet: Callable[[tuple[bytes, ...]], None],
     ) -> None:
         self._info = info
@@ -63,9 +63,12 @@ class Announcer:
 
     async def run(self) -> None:
         """Until cancelled. Raises Gone when another incarnation has taken this worker's name."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._beat())
-            tasks.create_task(self._publish())
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._beat())
+                tasks.create_task(self._publish())
+        except* Gone as replaced:
+            raise replaced.exceptions[0] from None
 
     async def leave(self) -> None:
         """Best effort: a worker that cannot say goodbye is missed soon anyway."""
@@ -77,17 +80,21 @@ class Announcer:
 
     async def _beat(self) -> None:
         while True:
+            stats = self._stats()
             try:
-                known = await self._registry.heartbeat(
-                    self._info.name, self._info.incarnation, self._stats()
-                )
-                if not known:
-                    await self._registry.announce(self._info)
-                    self._must_resync = True
-                    self._arrived.set()
+                if stats is None:
+                    logger.error("the engine process hangs; this worker is not announced any more")
+                else:
+                    await self._say_alive(stats)
             except Unavailable as error:
                 logger.warning("no heartbeat: %s", error)
             await asyncio.sleep(HEARTBEAT_INTERVAL_S)
+
+    async def _say_alive(self, stats: WorkerStats) -> None:
+        if not await self._registry.heartbeat(self._info.name, self._info.incarnation, stats):
+            await self._registry.announce(self._info)
+            self._must_resync = True
+            self._arrived.set()
 
     async def _publish(self) -> None:
         while True:

@@ -4,8 +4,8 @@ Every call is an ASGI endpoint that talks to the engine process through EngineLi
 disconnect cancels what its call started. The calls are those of LLM microserving (section 3).
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 
 import msgspec
 from starlette.applications import Starlette
@@ -38,7 +38,7 @@ from mserve.runtime.worker.calls import (
     packed,
     parse,
 )
-from mserve.runtime.worker.engine_link import EngineLink, PlanEvent
+from mserve.runtime.worker.engine_link import EngineLink
 
 FRAMES = b"application/vnd.mserve.frames"
 MAX_BODY_BYTES = 16 << 20
@@ -99,33 +99,30 @@ class WorkerApp:
 
     async def _stream_frames(self, call: PlanCall, send: Send) -> None:
         started = False
-        async for out in self.run_plan(call):
-            if not started:
-                started = True
-                await asgi.start(send, 200, FRAMES)
-            if out:
-                await asgi.write(send, out)
+        async with aclosing(self.run_plan(call)) as frames:
+            async for out in frames:
+                if not started:
+                    started = True
+                    await asgi.start(send, 200, FRAMES)
+                if out:
+                    await asgi.write(send, out)
         await asgi.write(send, b"", more=False)
 
-    async def run_plan(self, call: PlanCall) -> AsyncIterator[bytes]:
+    async def run_plan(self, call: PlanCall) -> AsyncGenerator[bytes, None]:
         """Frames as the plan goes on; leaving early cancels the plan here.
 
         Raises the refusal itself where the engine did not take the call at all.
         """
         answer = PlanAnswer(call, self._make_decoder)
-        queue = self._link.subscribe(call.key)
-        taken = False
+        queue = await self._link.submit(call, held=True)
         try:
-            self._link.send(ipc.Submit(call, held=True))
             while not answer.is_done:
-                events = [await self._next_event(queue)]
+                events = [await queue.get()]
                 while not queue.empty():
                     events.append(queue.get_nowait())
-                if not taken and isinstance(events[0], ipc.Failed):
-                    answer.failed = True
-                    raise events[0].problem.error()
-                taken = True
-                yield b"".join([answer.frames(event) for event in events])
+                if None in events:
+                    raise Unavailable("The worker's engine process is gone.")
+                yield b"".join([answer.frames(event) for event in events if event is not None])
                 if answer.stop_found:
                     self._link.send(ipc.StopGenerating(call.key))
         finally:
@@ -139,16 +136,10 @@ class WorkerApp:
         """Registers a ticket under a lease; answers `{ticket, matched}`."""
         body = await self._parse(scope, receive, PrepRecvBody)
         call = body.plan_call()
-        queue = self._link.subscribe(call.key)
-        try:
-            self._link.send(ipc.Submit(call, held=False))
-            event = await self._next_event(queue)
-        finally:
-            self._link.unsubscribe(call.key, queue)
-        if isinstance(event, ipc.Failed):
-            raise event.problem.error()
-        matched = event.report.matched if isinstance(event, ipc.Stepped) else 0
-        await asgi.respond_json(send, {"ticket": body.ticket, "matched": matched})
+        queue = await self._link.submit(call, held=False)
+        self._link.unsubscribe(call.key, queue)
+        matched = await self._link.ask_json(lambda n: ipc.Match(n, call.tokens, call.salt))
+        await asgi.respond_json(send, {"ticket": body.ticket, **matched})
 
     async def start_generate(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Server-sent events of token deltas: `{token_ids, text}`, then `{finish_reason, usage}`."""
@@ -158,13 +149,14 @@ class WorkerApp:
     async def _stream_deltas(self, call: PlanCall, send: Send) -> None:
         decoder = FrameDecoder()
         started = False
-        async for out in self.run_plan(call):
-            if not started:
-                started = True
-                await asgi.start(send, 200, b"text/event-stream")
-            deltas = [delta for frame in decoder.feed(out) if (delta := _delta(frame))]
-            if deltas:
-                await asgi.write(send, b"".join(deltas))
+        async with aclosing(self.run_plan(call)) as frames:
+            async for out in frames:
+                if not started:
+                    started = True
+                    await asgi.start(send, 200, b"text/event-stream")
+                deltas = [delta for frame in decoder.feed(out) if (delta := _delta(frame))]
+                if deltas:
+                    await asgi.write(send, b"".join(deltas))
         await asgi.write(send, b"data: [DONE]\n\n", more=False)
 
     def until_done(self, cls: type[RemoteSendBody] | type[CommitBody]) -> Handler:
@@ -179,11 +171,12 @@ class WorkerApp:
     async def _respond_report(self, call: PlanCall, send: Send) -> None:
         decoder = FrameDecoder()
         report: object = None
-        async for out in self.run_plan(call):
-            for frame in decoder.feed(out):
-                if frame.kind is FrameKind.PROBLEM:
-                    raise decode_problem(frame.payload).error()
-                report = decode_step_report(frame.payload)
+        async with aclosing(self.run_plan(call)) as frames:
+            async for out in frames:
+                for frame in decoder.feed(out):
+                    if frame.kind is FrameKind.PROBLEM:
+                        raise decode_problem(frame.payload).error()
+                    report = decode_step_report(frame.payload)
         await asgi.respond_json(send, report)
 
     async def release(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -240,21 +233,6 @@ class WorkerApp:
         headers = dict(scope["headers"])
         body = await asgi.read_body(receive, MAX_BODY_BYTES)
         return parse(body, headers.get(b"content-type", b"").decode("latin-1"), cls)
-
-    async def _next_event(self, queue: asyncio.Queue[PlanEvent]) -> PlanEvent:
-        """The next event; raises Unavailable when the engine process ends instead."""
-        if not queue.empty():
-            return queue.get_nowait()
-        getter = asyncio.ensure_future(queue.get())
-        closed = asyncio.ensure_future(self._link.closed.wait())
-        try:
-            await asyncio.wait((getter, closed), return_when=asyncio.FIRST_COMPLETED)
-            if not getter.done():
-                raise Unavailable("The worker's engine process is gone.")
-            return getter.result()
-        finally:
-            getter.cancel()
-            closed.cancel()
 
 
 def _delta(frame: Frame) -> bytes:

@@ -6,6 +6,7 @@ Starts the engine process and notices its end. Knows the messages of ipc.py, no 
 import asyncio
 import itertools
 import json
+import logging
 import os
 import socket
 import sys
@@ -17,13 +18,17 @@ import msgspec
 from mserve.runtime.cluster.launch import dies_with_parent
 from mserve.runtime.cluster.membership import WorkerStats
 from mserve.runtime.errors import ConfigError, Unavailable
+from mserve.runtime.messages import PlanCall
 from mserve.runtime.worker import ipc
+
+logger = logging.getLogger("mserve.worker")
 
 # UCX reports on standard output what its callers are told anyway: a peer that is gone, or a variable
 # of ucxx's that it does not know.
 UCX_QUIET = {"UCX_LOG_LEVEL": "fatal", "UCX_WARN_UNUSED_ENV_VARS": "n"}
 
 PlanEvent = ipc.Stepped | ipc.Token | ipc.Failed
+PlanEvents = asyncio.Queue[PlanEvent | None]
 
 
 class EngineLink:
@@ -31,14 +36,21 @@ class EngineLink:
 
     def __init__(self, on_blocks: Callable[[ipc.Blocks], None]) -> None:
         self._on_blocks = on_blocks
-        self._queues: dict[str, set[asyncio.Queue[PlanEvent]]] = {}
-        self._replies: dict[int, asyncio.Future[ipc.Reply | ipc.Snapshot]] = {}
+        self._queues: dict[str, set[PlanEvents]] = {}
+        self._replies: dict[int, asyncio.Future[ipc.Answer]] = {}
         self._requests = itertools.count(1)
         self._ready: asyncio.Future[ipc.Ready] = asyncio.get_running_loop().create_future()
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
         self.closed = asyncio.Event()  # the engine process is gone
+        self._loop = asyncio.get_running_loop()
+        self._heard_s = self._loop.time()
         self.stats = ipc.Stats(WorkerStats(), tickets=0)
+
+    @property
+    def silent_s(self) -> float:
+        """Since the engine process last said how it is; it does twice a second unless it hangs."""
+        return self._loop.time() - self._heard_s
 
     async def start(self, config: ipc.EngineConfig) -> ipc.Ready:
         """Starts the engine process; raises ConfigError with its reason if it cannot serve."""
@@ -47,7 +59,7 @@ class EngineLink:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                "mserve.runtime.worker.process",
+                "mserve.runtime.worker.startup",
                 str(theirs.fileno()),
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
@@ -75,12 +87,21 @@ class EngineLink:
 
     # --- plans ---------------------------------------------------------------------------------
 
-    def subscribe(self, key: str) -> asyncio.Queue[PlanEvent]:
-        queue: asyncio.Queue[PlanEvent] = asyncio.Queue()
-        self._queues.setdefault(key, set()).add(queue)
+    async def submit(self, call: PlanCall, held: bool) -> PlanEvents:
+        """Starts a plan call and returns the queue of its plan's events; None in it means that the
+        engine process is gone. Close it with `unsubscribe`. Raises the engine's refusal."""
+        queue: PlanEvents = asyncio.Queue()
+        self._queues.setdefault(call.key, set()).add(queue)
+        try:
+            answer = await self.ask(lambda number: ipc.Submit(number, call, held))
+            if isinstance(answer, ipc.Refused):
+                raise answer.problem.error()
+        except BaseException:
+            self.unsubscribe(call.key, queue)
+            raise
         return queue
 
-    def unsubscribe(self, key: str, queue: asyncio.Queue[PlanEvent]) -> None:
+    def unsubscribe(self, key: str, queue: PlanEvents) -> None:
         queues = self._queues.get(key, set())
         queues.discard(queue)
         if not queues:
@@ -92,10 +113,10 @@ class EngineLink:
             raise Unavailable("The worker's engine process is gone.")
         self._writer.write(ipc.encode_frame([command]))
 
-    async def ask(self, make: Callable[[int], ipc.Command]) -> ipc.Reply | ipc.Snapshot:
+    async def ask(self, make: Callable[[int], ipc.Command]) -> ipc.Answer:
         """Sends a command made with a fresh request number and waits for its answer."""
         request = next(self._requests)
-        future: asyncio.Future[ipc.Reply | ipc.Snapshot]
+        future: asyncio.Future[ipc.Answer]
         future = self._replies[request] = asyncio.get_running_loop().create_future()
         try:
             self.send(make(request))
@@ -113,13 +134,16 @@ class EngineLink:
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
         buffer = bytearray()
-        with suppress(ConnectionError):
+        try:
             while data := await reader.read(1 << 18):
                 buffer += data
                 for body in ipc.split_frames(buffer):
                     for event in ipc.decode_events(body):
                         self._dispatch(event)
-        self._lose()
+        except ConnectionError:
+            logger.warning("the engine process broke the connection")
+        finally:
+            self._lose()
 
     def _dispatch(self, event: ipc.Event) -> None:
         match event:
@@ -129,8 +153,8 @@ class EngineLink:
             case ipc.Blocks():
                 self._on_blocks(event)
             case ipc.Stats():
-                self.stats = event
-            case ipc.Reply() | ipc.Snapshot():
+                self.stats, self._heard_s = event, self._loop.time()
+            case ipc.Reply() | ipc.Snapshot() | ipc.Accepted() | ipc.Refused():
                 future = self._replies.get(event.request)
                 if future is not None and not future.done():  # who asked may have left
                     future.set_result(event)
@@ -145,6 +169,9 @@ class EngineLink:
             self._ready.set_exception(
                 ConfigError("The engine process ended while it started; its last lines say why.")
             )
+        for queues in self._queues.values():
+            for queue in queues:
+                queue.put_nowait(None)
         for future in self._replies.values():
             if not future.done():
                 future.set_exception(Unavailable("The worker's engine process is gone."))

@@ -37,6 +37,9 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Submit(Struct, frozen=True, tag="submit"):
+    """Answered by Accepted or Refused, to this caller only; then events about the plan follow."""
+
+    request: int
     call: PlanCall
     held: bool  # an open HTTP call keeps its tickets alive; otherwise the lease does
 
@@ -128,9 +131,20 @@ class Token(Struct, frozen=True, tag="token"):
 
 
 class Failed(Struct, frozen=True, tag="failed"):
-    """The whole plan ended on this worker; `problem.step` names the culprit where known."""
+    """A plan that was taken has ended on this worker; `problem.step` names the culprit if known."""
 
     key: str
+    problem: Problem
+
+
+class Accepted(Struct, frozen=True, tag="accepted"):
+    request: int
+
+
+class Refused(Struct, frozen=True, tag="refused"):
+    """The engine did not take the call; another call's plan of the same key is not touched."""
+
+    request: int
     problem: Problem
 
 
@@ -154,11 +168,11 @@ class Snapshot(Struct, frozen=True, tag="snapshot"):
 class Stats(Struct, frozen=True, tag="stats"):
     stats: WorkerStats
     tickets: int
-    transfer_peers_lost: int = 0
     dropped_messages: int = 0
 
 
-Event = Ready | FailedStart | Stepped | Token | Failed | Reply | Blocks | Snapshot | Stats
+Answer = Accepted | Refused | Reply | Snapshot  # to one request of the HTTP process
+Event = Ready | FailedStart | Stepped | Token | Failed | Blocks | Stats | Answer
 
 _LENGTH = struct.Struct("<I")
 _encoder = msgspec.msgpack.Encoder()

@@ -31,9 +31,6 @@ class Journal:
     def begin(self, call: PlanCall, now: float) -> Session:
         return self.sessions.begin(call, self._unix_s(now))
 
-    def refused(self, call: PlanCall, error: RequestError) -> None:
-        self._outbox.append(ipc.Failed(call.key, Problem.of(error)))
-
     def failed(self, key: str, error: RequestError, step: str) -> None:
         self._outbox.append(ipc.Failed(key, Problem.of(error, step)))
 

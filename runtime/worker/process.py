@@ -2,28 +2,20 @@
 
     take commands -> progress transfers -> plan -> run the model -> commit -> emit events
 
-It owns the model, the KV pages, the tickets and the UCX endpoints. It ends when the HTTP process
-that started it does, and the other way round. Run as `python -m mserve.runtime.worker.process FD`.
+Owns the socket to the HTTP process and the order in which things happen; startup.py builds what it
+drives. It ends when the HTTP process does, and the other way round.
 """
 
 import json
 import logging
-import os
 import selectors
-import signal
 import socket
-import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
-import msgspec
-
-from mserve.runtime.cluster.membership import KvLayout
-from mserve.runtime.engine.batching import ModelRunner
-from mserve.runtime.engine.config import EngineConfig
-from mserve.runtime.engine.engine import Engine
-from mserve.runtime.errors import ConfigError
+from mserve.runtime.engine.batching import Batch, ModelRunner
+from mserve.runtime.errors import EngineFailure, RequestError
+from mserve.runtime.messages import Problem
 from mserve.runtime.transport.base import Transport
 from mserve.runtime.worker import ipc
 from mserve.runtime.worker.service import WorkerService
@@ -32,6 +24,8 @@ logger = logging.getLogger("mserve.engine")
 
 STATS_INTERVAL_S = 0.5
 TICK_S = 0.25  # leases are looked at this often
+# What a request can make torch or numpy raise. Anything else is ours, and ends the process.
+RUNNER_ERRORS = (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 class EngineProcess:
@@ -63,9 +57,9 @@ class EngineProcess:
         """Serves until the HTTP process closes its side."""
         while not self._closed:
             self._read_commands()
+            self._tick()
             self._service.progress(self._clock())
             stepped = self._step()
-            self._tick()
             self._write_events()
             if not stepped:
                 self._sleep()
@@ -77,15 +71,27 @@ class EngineProcess:
         hook = self._layer_done if self._service.wants_layers else None
         try:
             output = self._runner.run(batch, hook)
-        except (RuntimeError, ValueError, IndexError) as error:
-            logger.exception("a step failed")
-            self._service.fail_batch(batch, f"The model could not run: {error}", self._clock())
+        except RUNNER_ERRORS as error:
+            logger.exception("the model could not run a batch")
+            self._service.abandon(batch, self._culprits(batch, error), self._clock())
         else:
             self._service.commit(batch, output, self._clock())
         return True
 
+    def _culprits(self, batch: Batch, error: Exception) -> dict[str, RequestError]:
+        """Whose plans a failed batch ends: those that fail alone too, else all of them."""
+        found: dict[str, RequestError] = {}
+        for key, part in _parts(batch):
+            try:
+                self._runner.run(part)
+            except RUNNER_ERRORS as alone:
+                found[key] = EngineFailure(f"The model could not run this request: {alone}")
+        return found or {
+            key: EngineFailure(f"The model could not run: {error}") for key, _ in _parts(batch)
+        }
+
     def _layer_done(self, layer: int) -> None:
-        self._service.layer_done(layer)
+        self._service.layer_done(layer, self._clock())
         self._service.progress(self._clock())
 
     def _tick(self) -> None:
@@ -128,7 +134,7 @@ class EngineProcess:
         now = self._clock()
         match command:
             case ipc.Submit():
-                self._service.submit(command.call, command.held, now)
+                self._submit(command, now)
             case ipc.Cancel():
                 self._service.cancel(command.key, now)
             case ipc.StopGenerating():
@@ -139,6 +145,14 @@ class EngineProcess:
                 self._service.draining = True
             case _:
                 self._answer(command, now)
+
+    def _submit(self, command: ipc.Submit, now: float) -> None:
+        answer: ipc.Event = ipc.Accepted(command.request)
+        try:
+            self._service.submit(command.call, command.held, now)
+        except RequestError as error:
+            answer = ipc.Refused(command.request, Problem.of(error))
+        self._outgoing += ipc.encode_frame([answer])
 
     def _answer(self, question: ipc.Question, now: float) -> None:
         number = question.request
@@ -172,96 +186,9 @@ class EngineProcess:
             del self._outgoing[:sent]
 
 
-def _receive_config(channel: socket.socket) -> ipc.EngineConfig:
-    buffer = bytearray()
-    while True:
-        data = channel.recv(65536)
-        if not data:
-            raise SystemExit(0)
-        buffer += data
-        for body in ipc.split_frames(buffer):
-            return msgspec.msgpack.decode(body, type=ipc.EngineConfig)
-
-
-def _build(config: ipc.EngineConfig) -> tuple[WorkerService, ModelRunner, Transport, ipc.Ready]:
-    # Torch and UCX take seconds to import; the HTTP process must be able to say so meanwhile.
-    from mserve.runtime.engine.calibration import measure_costs
-    from mserve.runtime.engine.runner import load_runner
-    from mserve.runtime.engine.weights import weights_digest
-    from mserve.runtime.transport.ucx import UcxTransport, cma_warning
-
-    runner = load_runner(
-        config.model,
-        device=config.device,
-        dtype=config.dtype,
-        page_size=config.page_size,
-        kv_memory_bytes=config.kv_memory_bytes,
-        threads=config.threads,
-    )
-    transport = UcxTransport()
-    cost = measure_costs(runner, time.perf_counter)
-    layout = KvLayout(
-        model=Path(config.model).resolve().name,
-        weights=weights_digest(Path(config.model)),
-        dtype=config.dtype,
-        num_layers=runner.config.num_layers,
-        kv_heads=runner.config.num_kv_heads,
-        head_dim=runner.config.head_dim,
-    )
-    # An answer that no number of pages could hold ends at its limit, not with an error.
-    limit = min(runner.config.max_positions, runner.pool.num_pages * config.page_size)
-    engine = Engine(
-        EngineConfig(
-            page_size=config.page_size,
-            num_pages=runner.pool.num_pages,
-            max_batch_tokens=config.max_batch_tokens,
-            chunk_tokens=config.chunk_tokens,
-            max_running=config.max_running,
-            max_model_len=min(config.max_model_len or limit, limit),
-            eos_token_ids=frozenset(runner.config.eos_ids),
-            vocab_size=runner.config.vocab_size,
-        )
-    )
-    offset_s = time.time() - time.monotonic()
-    service = WorkerService(
-        engine,
-        runner.pool,
-        transport,
-        worker=config.worker,
-        incarnation=config.incarnation,
-        fingerprint=layout.fingerprint,
-        unix_s=lambda now: now + offset_s,
-        lease_s=config.lease_s,
-    )
-    ready = ipc.Ready(
-        layout=layout,
-        transport_address=transport.address,
-        page_size=config.page_size,
-        num_pages=runner.pool.num_pages,
-        max_model_len=engine.config.max_model_len,
-        cost=cost,
-        notes=tuple(note for note in (cma_warning(),) if note),
-    )
-    return service, runner, transport, ready
-
-
-def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the HTTP process, which decides
-    channel = socket.socket(fileno=int(sys.argv[1]))
-    config = _receive_config(channel)
-    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
-    try:
-        service, runner, transport, ready = _build(config)
-    except ConfigError as error:
-        channel.sendall(ipc.encode_frame([ipc.FailedStart(str(error))]))
-        raise SystemExit(2) from None
-    channel.sendall(ipc.encode_frame([ready]))
-    try:
-        EngineProcess(channel, service, runner, transport).run()
-    finally:
-        transport.close()
-        os._exit(0)  # torch and UCX threads must not delay the end
-
-
-if __name__ == "__main__":
-    main()
+def _parts(batch: Batch) -> Iterator[tuple[str, Batch]]:
+    """The batch one sequence at a time."""
+    for chunk in batch.prefill:
+        yield chunk.sequence.key, Batch((chunk,), ())
+    for sequence in batch.decode:
+        yield sequence.key, Batch((), (sequence,))

@@ -47,7 +47,7 @@ class Outgoing:
     peer: bytes
     worker: str
     end: int
-    deadline_s: float  # for the grant, then for the acknowledgement
+    deadline_s: float  # for the receiver's next sign of life
     state: SendState = SendState.OPENING
     begin: int = 0  # set by the grant
     position: int = 0
@@ -127,7 +127,7 @@ class Sends:
         outgoing = self._owned(peer, message.ticket, SendEvent.GRANT)
         if outgoing is not None:
             outgoing.begin = outgoing.position = min(message.begin, outgoing.end)
-            outgoing.deadline_s = inf
+            outgoing.deadline_s = now + self._timeout_s
             self._advance(outgoing, SendEvent.GRANT)
             self._flush(outgoing)
 
@@ -157,10 +157,18 @@ class Sends:
                 self._abort(outgoing, WorkerLost(detail), now)
 
     def expire(self, now: float) -> None:
+        """Gives up on receivers from which nothing was heard for too long."""
         for outgoing in [o for o in self._outgoing.values() if o.deadline_s <= now]:
-            detail = f"{outgoing.worker} had no room for the KV within {self._timeout_s:g} s."
-            self._tell_abort(outgoing, detail)
-            self._abort(outgoing, NoRoom(detail, retry_after_s=1.0), now)
+            if outgoing.ticket not in self._outgoing:
+                continue  # its plan ended with another of these
+            if outgoing.state is SendState.OPENING:
+                detail = f"{outgoing.worker} had no room for the KV within {self._timeout_s:g} s."
+                self._tell_abort(outgoing, detail)
+                self._abort(outgoing, NoRoom(detail, retry_after_s=1.0), now)
+            elif outgoing.state not in _ENDED:
+                detail = f"{outgoing.worker} took no KV for {self._timeout_s:g} s."
+                self._transport.close(outgoing.peer)
+                self._abort(outgoing, WorkerLost(detail), now)
 
     # --- the model's side ----------------------------------------------------------------------
 
@@ -175,21 +183,21 @@ class Sends:
         self._layers_done = 0
         return bool(self._in_flight)
 
-    def layer_done(self, layer: int) -> None:
+    def layer_done(self, layer: int, now: float) -> None:
         self._layers_done = layer + 1
-        self.pump()
+        self.pump(now)
 
     def end_step(self) -> None:
         self._in_flight = {}
         self._layers_done = 0
 
-    def pump(self) -> None:
+    def pump(self, now: float) -> None:
         """Sends what is computed, as far as there are slots."""
         for outgoing in list(self._outgoing.values()):
             if outgoing.state in (SendState.GRANTED, SendState.SENDING):
-                self._pump_one(outgoing)
+                self._pump_one(outgoing, now)
 
-    def _pump_one(self, outgoing: Outgoing) -> None:
+    def _pump_one(self, outgoing: Outgoing, now: float) -> None:
         sequence = self._host.sequence(outgoing.key)
         assert sequence is not None, "a send ends with its sequence, not after it"
         while outgoing.position < outgoing.end:
@@ -198,9 +206,11 @@ class Sends:
                 outgoing.piece_end = min(limit, outgoing.position + self._piece_tokens)
             begin, end = outgoing.position, outgoing.piece_end
             if end <= begin or self._computed(sequence, outgoing.layer) < end:
+                outgoing.deadline_s = now + self._timeout_s  # it is the model that we wait for
                 return
             if not self._send_piece(outgoing, sequence):
                 return
+            outgoing.deadline_s = now + self._timeout_s
         self._flush(outgoing)
 
     def _computed(self, sequence: Sequence, layer: int) -> int:

@@ -32,6 +32,7 @@ from mserve.runtime.worker.engine_link import EngineLink
 
 logger = logging.getLogger("mserve.worker")
 
+HANG_S = 5.0  # an engine process that is silent for this long, and a few long steps, hangs
 Connect = Callable[[], Awaitable[tuple[Registry, PrefixIndex]]]
 
 
@@ -86,12 +87,13 @@ async def run_worker(config: WorkerConfig, connect: Connect, stop: asyncio.Event
     try:
         ready = await link.start(config.engine)
         info = _describe(config, ready, listener)
+        limit_s = HANG_S + 4 * info.cost.prefill_time(config.engine.max_batch_tokens)
         announcer = Announcer(
             info,
             registry,
             index,
             snapshot=_snapshot(link),
-            stats=lambda: link.stats.stats,
+            stats=lambda: link.stats.stats if link.silent_s < limit_s else None,
             greet=lambda peers: link.send(ipc.Greet(peers)),
         )
         app = create_app(WorkerApp(link, config.name, _identity(info), tokenizer.stream))
@@ -102,8 +104,6 @@ async def run_worker(config: WorkerConfig, connect: Connect, stop: asyncio.Event
         await _serve(app, listener, announcer, link, stop)
     finally:
         listener.close()
-        if announcer is not None:
-            await announcer.leave()
         await link.stop()
         await registry.close()
         await index.close()
@@ -123,6 +123,7 @@ async def _serve(
     ]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        await announcer.leave()  # before the listener closes: routers must not come any more
         for task in done:
             task.result()
         if link.closed.is_set() and not stop.is_set():

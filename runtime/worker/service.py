@@ -14,7 +14,7 @@ from mserve.runtime.engine import events
 from mserve.runtime.engine.batching import Batch, KvStore, StepOutput
 from mserve.runtime.engine.engine import Engine
 from mserve.runtime.engine.sequence import Sequence, SequenceState
-from mserve.runtime.errors import EngineFailure, Gone, RequestError, Unavailable
+from mserve.runtime.errors import Gone, RequestError, Unavailable
 from mserve.runtime.messages import (
     CommitCall,
     PlanCall,
@@ -65,13 +65,9 @@ class WorkerService:
     # --- calls ---------------------------------------------------------------------------------
 
     def submit(self, call: PlanCall, held: bool, now: float) -> None:
-        """Takes a plan call whole or refuses it whole, with a Failed event."""
+        """Takes a plan call whole, or raises a RequestError and changes nothing."""
         self._relay(now)  # what an earlier plan of this key left must not be taken for this one's
-        try:
-            self._admit(call, now)
-        except RequestError as error:
-            self._journal.refused(call, error)
-            return
+        self._admit(call, now)
         held = held and keeps_connection(call)
         session = self._journal.begin(call, now)
         for step in call.steps:
@@ -86,22 +82,22 @@ class WorkerService:
                 self._journal.started(call.key, step.step, now, matched=min(matched, step.end))
                 self._tickets.register(call.key, step, held, now)
             case RemoteSendCall():
-                self._journal.started(call.key, step.step, now)
-                if step.to:
-                    self._sends.open(call.key, step, now)
-                else:
-                    self.sent(call.key, step.step, 0, 0, now)
+                session = self._sessions.get(call.key)
+                assert session is not None, "the plan has just begun"
+                session.unopened[step.step] = step
                 self._use(step.uses, held, now)
             case StartGenerateCall():
                 self._use(step.uses, held, now)
             case CommitCall():
+                if held:
+                    self._tickets.hold((step.ticket,), now, held=True)
                 self._tickets.want(step.ticket, TicketEvent.COMMIT, now)
             case ReleaseCall():
                 self._journal.finished(call.key, step.step, now)
                 self.release((step.ticket,), now)
 
     def _admit(self, call: PlanCall, now: float) -> None:
-        if self.draining:
+        if self.draining and self._sessions.get(call.key) is None:
             raise Unavailable("The worker is draining and takes no new plans.", retry_after_s=1.0)
         if call.incarnation not in ("", self._incarnation):
             raise Gone("The call means an earlier incarnation of this worker.")
@@ -119,8 +115,7 @@ class WorkerService:
     def cancel(self, key: str, now: float) -> None:
         """Ends a plan here at once; idempotent."""
         self._relay(now)
-        self._engine.cancel(key, now)
-        self._end(key, now)
+        self.fail(key, Gone("The plan was cancelled at this worker."), "", now)
 
     def stop_generating(self, key: str, now: float) -> None:
         """The answer's text is complete: the engine ends it with its next token."""
@@ -156,18 +151,17 @@ class WorkerService:
         """Sends wait for KV of the running batch: call `layer_done` at every layer."""
         return self._sends_hooked
 
-    def layer_done(self, layer: int) -> None:
-        self._sends.layer_done(layer)
+    def layer_done(self, layer: int, now: float) -> None:
+        self._sends.layer_done(layer, now)
 
     def commit(self, batch: Batch, output: StepOutput, now: float) -> None:
         self._engine.commit(batch, output, now)
         self._sends.end_step()
         self._relay(now)
 
-    def fail_batch(self, batch: Batch, detail: str, now: float) -> None:
-        """The runner failed: every plan of the batch ends with EngineFailure, the rest goes on."""
-        sequences = [chunk.sequence for chunk in batch.prefill] + list(batch.decode)
-        self._engine.abandon(batch, {s.key: EngineFailure(detail) for s in sequences})
+    def abandon(self, batch: Batch, errors: dict[str, RequestError], now: float) -> None:
+        """The runner failed: the plans in `errors` end, for the others the step is done again."""
+        self._engine.abandon(batch, errors)
         self._sends.end_step()
         self._relay(now)
 
@@ -179,7 +173,7 @@ class WorkerService:
             else:
                 self._peer_lost(event, now)
         self._relay(now)
-        self._sends.pump()
+        self._sends.pump(now)
 
     def expire(self, now: float) -> None:
         self._tickets.expire(now)
@@ -308,6 +302,7 @@ class WorkerService:
                 self._tickets.reserved(event.key, now)
             case events.StepStarted():
                 self._journal.started(event.key, event.step, now)
+                self._open_send(event.key, event.step, now)
             case events.StepComputed():
                 self._journal.computed(event, now)
             case events.SequenceDone():
@@ -317,6 +312,18 @@ class WorkerService:
                 self.fail(event.key, event.error, "", now)
             case events.BlocksChanged():
                 self._journal.blocks_changed(event)
+
+    def _open_send(self, key: str, step: str, now: float) -> None:
+        """The sequence has its pages: only now are others asked to reserve theirs for its KV, so
+        that nobody's memory waits for memory."""
+        session = self._sessions.get(key)
+        call = None if session is None else session.unopened.pop(step, None)
+        if call is None:
+            return
+        if call.to:
+            self._sends.open(key, call, now)
+        else:
+            self.sent(key, step, 0, 0, now)
 
     def _end(self, key: str, now: float) -> Session | None:
         self._tickets.end(key, now)

@@ -4,11 +4,12 @@ A session exists from a plan's first call here until its last step has ended. St
 through `compiler.protocol.STEP` only. Knows no pages and no messages of the transfers.
 """
 
+from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from mserve.compiler.protocol import STEP, StepEvent, StepState, advance
 from mserve.runtime.errors import Conflict, Gone
-from mserve.runtime.messages import PlanCall, StartGenerateCall, StepReport
+from mserve.runtime.messages import PlanCall, RemoteSendCall, StartGenerateCall, StepReport
 
 
 @dataclass(slots=True)
@@ -50,6 +51,7 @@ class Session:
     attempt: int
     generate_step: str = ""
     received: int = 0  # tokens that came under tickets
+    unopened: dict[str, RemoteSendCall] = field(default_factory=dict)  # sends without pages yet
     steps: dict[str, StepRecord] = field(default_factory=dict)
 
     @property
@@ -57,12 +59,15 @@ class Session:
         return all(record.state is StepState.DONE for record in self.steps.values())
 
 
+MAX_ATTEMPTS = 4096  # plans whose newest attempt is remembered after they have ended
+
+
 class Sessions:
     """Living sessions by key; refuses what is repeated or overtaken by a later attempt."""
 
     def __init__(self) -> None:
         self._by_key: dict[str, Session] = {}
-        self._attempts: dict[str, int] = {}
+        self._attempts: OrderedDict[str, int] = OrderedDict()  # the newest, by plan
 
     def __len__(self) -> int:
         return len(self._by_key)
@@ -88,7 +93,7 @@ class Sessions:
         session = self._by_key.get(call.key)
         if session is None:
             session = self._by_key[call.key] = Session(call.key, call.plan_id, call.attempt)
-            self._attempts[call.plan_id] = call.attempt
+            self._remember(call)
         for step in call.steps:
             session.steps[step.step] = StepRecord(step.step, now_s)
             if isinstance(step, StartGenerateCall):
@@ -96,7 +101,10 @@ class Sessions:
         return session
 
     def end(self, key: str) -> Session | None:
-        session = self._by_key.pop(key, None)
-        if session is not None and self._attempts.get(session.plan_id) == session.attempt:
-            del self._attempts[session.plan_id]
-        return session
+        return self._by_key.pop(key, None)
+
+    def _remember(self, call: PlanCall) -> None:
+        self._attempts[call.plan_id] = call.attempt
+        self._attempts.move_to_end(call.plan_id)
+        while len(self._attempts) > MAX_ATTEMPTS:
+            self._attempts.popitem(last=False)

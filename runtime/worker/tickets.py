@@ -129,7 +129,8 @@ class Tickets:
         """Renews leases; `held`: for as long as an HTTP call is open. Returns how many it found."""
         found = [self._tickets[name] for name in names if name in self._tickets]
         for ticket in found:
-            ticket.deadline_s = inf if held else now + self._lease_s
+            if held or ticket.deadline_s != inf:  # an open call's hold is never shortened
+                ticket.deadline_s = inf if held else now + self._lease_s
         return len(found)
 
     def reserved(self, key: str, now: float) -> None:
@@ -186,6 +187,7 @@ class Tickets:
         missing = [at for at in ticket.frontier if at < ticket.end]
         if missing:
             detail = f"The sender ended at token {min(missing)} of {ticket.end}."
+            self._refuse(peer, ticket.name, Gone(detail))
             self._lose(ticket, WorkerLost(detail), now)
             return
         self._advance(ticket, TicketEvent.FIN, now)

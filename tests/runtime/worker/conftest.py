@@ -13,6 +13,7 @@ import xxhash
 from mserve.runtime.engine.batching import Batch, LayerHook, Pages, StepOutput
 from mserve.runtime.engine.config import EngineConfig
 from mserve.runtime.engine.engine import Engine
+from mserve.runtime.errors import RequestError
 from mserve.runtime.messages import (
     PlanCall,
     PrepRecvCall,
@@ -104,6 +105,13 @@ class Worker:
     alive: bool = True
     events: list[ipc.Event] = field(default_factory=list)
 
+    def submit(self, call: PlanCall, held: bool, now: float) -> None:
+        """As the process does: a refusal is an answer to the caller."""
+        try:
+            self.service.submit(call, held, now)
+        except RequestError as error:
+            self.events.append(ipc.Failed(call.key, Problem.of(error)))
+
     def tokens(self, key: str) -> list[int]:
         return [e.token for e in self.events if isinstance(e, ipc.Token) and e.key == key]
 
@@ -165,7 +173,7 @@ class Cluster:
         if batch is not None:
 
             def on_layer(layer: int) -> None:
-                service.layer_done(layer)
+                service.layer_done(layer, self.now)
                 service.progress(self.now)
 
             output = worker.model.run(batch, on_layer if service.wants_layers else None)

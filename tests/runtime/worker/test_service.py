@@ -17,9 +17,9 @@ def split(
     a, b = (cluster.workers.get(n) or cluster.add(n) for n in ("a", "b"))
     ticket = f"{plan}.t1"
     send = calls.remote_send("s2", 0, cut, (b.receiver(ticket),))
-    a.service.submit(calls.of(plan, prompt, send), True, cluster.now)
+    a.submit(calls.of(plan, prompt, send), True, cluster.now)
     steps = (calls.prep_recv("s1", 0, cut, ticket), calls.generate("s3", cut, 8, ticket))
-    b.service.submit(calls.of(plan, prompt, *steps), True, cluster.now)
+    b.submit(calls.of(plan, prompt, *steps), True, cluster.now)
     return a, b
 
 
@@ -40,7 +40,7 @@ def test_a_prompt_split_anywhere_gives_the_same_tokens(cluster: Any, calls: Any,
 
 def test_what_the_receiver_has_cached_is_not_sent_again(cluster: Any, calls: Any) -> None:
     b = cluster.add("b")
-    b.service.submit(calls.of("warm", PROMPT[:50], calls.generate("s", 0, 2)), True, cluster.now)
+    b.submit(calls.of("warm", PROMPT[:50], calls.generate("s", 0, 2)), True, cluster.now)
     cluster.run()
     a, b = split(cluster, calls, 80, PROMPT)
     cluster.run()
@@ -64,11 +64,9 @@ def test_three_workers_in_a_pipeline(cluster: Any, calls: Any) -> None:
     a, b, c = (cluster.add(name) for name in "abc")
     first = calls.remote_send("s3", 0, 40, (b.receiver("t1"), c.receiver("t2")))
     second = calls.remote_send("s4", 40, 80, (c.receiver("t3"),), ("t1",))
-    a.service.submit(calls.of("p", PROMPT, first), True, cluster.now)
-    b.service.submit(
-        calls.of("p", PROMPT, calls.prep_recv("s1", 0, 40, "t1"), second), True, cluster.now
-    )
-    c.service.submit(
+    a.submit(calls.of("p", PROMPT, first), True, cluster.now)
+    b.submit(calls.of("p", PROMPT, calls.prep_recv("s1", 0, 40, "t1"), second), True, cluster.now)
+    c.submit(
         calls.of(
             "p",
             PROMPT,
@@ -89,7 +87,7 @@ def test_three_workers_in_a_pipeline(cluster: Any, calls: Any) -> None:
 def test_the_middle_of_a_prompt_may_come_from_elsewhere(cluster: Any, calls: Any) -> None:
     """a computes [0, 30), b [30, 60), a the rest: each is the other's sender."""
     a, b = cluster.add("a"), cluster.add("b")
-    a.service.submit(
+    a.submit(
         calls.of(
             "p",
             PROMPT,
@@ -100,7 +98,7 @@ def test_the_middle_of_a_prompt_may_come_from_elsewhere(cluster: Any, calls: Any
         True,
         cluster.now,
     )
-    b.service.submit(
+    b.submit(
         calls.of(
             "p",
             PROMPT,
@@ -120,7 +118,7 @@ def test_a_range_that_only_this_worker_needs_is_computed_and_sent_to_nobody(
 ) -> None:
     a = cluster.add("a")
     steps = (calls.remote_send("s1", 0, 40, ()), calls.generate("s2", 40, 8))
-    a.service.submit(calls.of("p", PROMPT, *steps), True, cluster.now)
+    a.submit(calls.of("p", PROMPT, *steps), True, cluster.now)
     cluster.run()
     assert a.tokens("p/0") == calls.reference(PROMPT, 8)
     assert (a.reports("p/0")["s1"].computed, a.reports("p/0")["s1"].state) == (40, "done")
@@ -143,10 +141,10 @@ def test_many_at_once_with_little_memory(cluster: Any, calls: Any) -> None:
 def test_an_open_that_overtakes_its_plan_call_is_kept(cluster: Any, calls: Any) -> None:
     a, b = cluster.add("a"), cluster.add("b")
     send = calls.remote_send("s2", 0, 40, (b.receiver("t1"),))
-    a.service.submit(calls.of("p", PROMPT, send), True, cluster.now)
+    a.submit(calls.of("p", PROMPT, send), True, cluster.now)
     cluster.run()
     steps = (calls.prep_recv("s1", 0, 40, "t1"), calls.generate("s3", 40, 8, "t1"))
-    b.service.submit(calls.of("p", PROMPT, *steps), True, cluster.now)
+    b.submit(calls.of("p", PROMPT, *steps), True, cluster.now)
     cluster.run()
     assert b.tokens("p/0") == calls.reference(PROMPT, 8)
     cluster.check_clean()
@@ -155,7 +153,7 @@ def test_an_open_that_overtakes_its_plan_call_is_kept(cluster: Any, calls: Any) 
 def test_an_open_nobody_claims_is_refused(cluster: Any, calls: Any) -> None:
     a, b = cluster.add("a"), cluster.add("b")
     send = calls.remote_send("s2", 0, 40, (b.receiver("t1"),))
-    a.service.submit(calls.of("p", PROMPT, send), True, cluster.now)
+    a.submit(calls.of("p", PROMPT, send), True, cluster.now)
     cluster.run()
     cluster.now += 3
     cluster.run()
@@ -173,9 +171,12 @@ def test_a_cancel_at_any_time_frees_everything(
         cluster.turn()
     cluster.workers[side].service.cancel("p/0", cluster.now)
     cluster.run()
-    other = cluster.workers["b" if side == "a" else "a"]
-    other.service.cancel("p/0", cluster.now)
+    cluster.now += 3  # an Open that nobody will claim any more is refused then
     cluster.run()
+    if side == "a" and not cluster.workers["b"].problems("p/0"):
+        # It had not opened, or all had arrived: the receiver's own caller ends it.
+        cluster.workers["b"].service.cancel("p/0", cluster.now)
+        cluster.run()
     cluster.check_clean()
     split(cluster, calls, 90, PROMPT, "again")
     cluster.run()
@@ -201,7 +202,7 @@ def test_a_death_at_any_time_frees_everything(
 
 def test_a_lease_runs_out_unless_renewed(cluster: Any, calls: Any) -> None:
     b = cluster.add("b")
-    b.service.submit(calls.of("p", PROMPT, calls.prep_recv("s1", 0, 40, "t1")), False, cluster.now)
+    b.submit(calls.of("p", PROMPT, calls.prep_recv("s1", 0, 40, "t1")), False, cluster.now)
     cluster.now += 9
     assert b.service.renew(("t1", "unknown"), cluster.now) == 1
     cluster.now += 9
@@ -216,13 +217,13 @@ def test_a_lease_runs_out_unless_renewed(cluster: Any, calls: Any) -> None:
 
 def test_calls_may_come_one_by_one(cluster: Any, calls: Any) -> None:
     a, b = cluster.add("a"), cluster.add("b")
-    b.service.submit(calls.of("p", PROMPT, calls.prep_recv("s1", 0, 40, "t1")), False, cluster.now)
+    b.submit(calls.of("p", PROMPT, calls.prep_recv("s1", 0, 40, "t1")), False, cluster.now)
     cluster.run()
     send = calls.remote_send("s2", 0, 40, (b.receiver("t1"),))
-    a.service.submit(calls.of("p", PROMPT, send), True, cluster.now)
+    a.submit(calls.of("p", PROMPT, send), True, cluster.now)
     cluster.run()
     assert b.reports("p/0")["s1"].state == "done"
-    b.service.submit(calls.of("p", PROMPT, calls.generate("s3", 40, 8, "t1")), True, cluster.now)
+    b.submit(calls.of("p", PROMPT, calls.generate("s3", 40, 8, "t1")), True, cluster.now)
     cluster.run()
     assert b.tokens("p/0") == calls.reference(PROMPT, 8)
     cluster.check_clean()
@@ -230,12 +231,12 @@ def test_calls_may_come_one_by_one(cluster: Any, calls: Any) -> None:
 
 def test_a_committed_ticket_becomes_cache(cluster: Any, calls: Any) -> None:
     a, b = cluster.add("a"), cluster.add("b")
-    a.service.submit(
+    a.submit(
         calls.of("p", PROMPT, calls.remote_send("s2", 0, 80, (b.receiver("t1"),))),
         True,
         cluster.now,
     )
-    b.service.submit(
+    b.submit(
         calls.of("p", PROMPT, calls.prep_recv("s1", 0, 80, "t1"), CommitCall("s3", "t1")),
         True,
         cluster.now,
@@ -243,7 +244,7 @@ def test_a_committed_ticket_becomes_cache(cluster: Any, calls: Any) -> None:
     cluster.run()
     assert b.reports("p/0")["s3"].state == "done"
     cluster.check_clean()
-    b.service.submit(calls.of("q", PROMPT, calls.generate("s", 0, 8)), True, cluster.now)
+    b.submit(calls.of("q", PROMPT, calls.generate("s", 0, 8)), True, cluster.now)
     cluster.run()
     assert b.tokens("q/0") == calls.reference(PROMPT, 8)
     assert b.reports("q/0")["s"].matched == 80
@@ -268,7 +269,7 @@ def test_an_earlier_incarnation_and_an_overtaken_attempt_are_gone(cluster: Any, 
     newer = type(call)("q", call.tokens, call.steps, attempt=2)
     older = type(call)("q", call.tokens, call.steps, attempt=1)
     for each in (stale, newer, older):
-        b.service.submit(each, True, cluster.now)
+        b.submit(each, True, cluster.now)
     cluster.run()
     assert [problem.kind for problem in b.problems("p/0")] == ["gone_error"]
     assert [problem.kind for problem in b.problems("q/1")] == ["gone_error"]
@@ -278,8 +279,8 @@ def test_an_earlier_incarnation_and_an_overtaken_attempt_are_gone(cluster: Any, 
 def test_a_step_twice_is_a_conflict_and_disturbs_nothing(cluster: Any, calls: Any) -> None:
     b = cluster.add("b")
     call = calls.of("p", PROMPT, calls.generate("s", 0, 4))
-    b.service.submit(call, True, cluster.now)
-    b.service.submit(call, True, cluster.now)
+    b.submit(call, True, cluster.now)
+    b.submit(call, True, cluster.now)
     cluster.run()
     assert [problem.kind for problem in b.problems("p/0")] == ["conflict_error"]
     assert b.tokens("p/0") == calls.reference(PROMPT, 4)
@@ -287,9 +288,9 @@ def test_a_step_twice_is_a_conflict_and_disturbs_nothing(cluster: Any, calls: An
 
 def test_a_draining_worker_finishes_and_takes_nothing_new(cluster: Any, calls: Any) -> None:
     b = cluster.add("b")
-    b.service.submit(calls.of("p", PROMPT, calls.generate("s", 0, 4)), True, cluster.now)
+    b.submit(calls.of("p", PROMPT, calls.generate("s", 0, 4)), True, cluster.now)
     b.service.draining = True
-    b.service.submit(calls.of("q", PROMPT, calls.generate("s", 0, 4)), True, cluster.now)
+    b.submit(calls.of("q", PROMPT, calls.generate("s", 0, 4)), True, cluster.now)
     cluster.run()
     assert b.tokens("p/0") == calls.reference(PROMPT, 4)
     assert [problem.kind for problem in b.problems("q/0")] == ["unavailable_error"]
@@ -303,7 +304,7 @@ def refused(cluster: Any, calls: Any, *steps: Any, key: str = "p") -> str:
     """The kind of the problem that a call with these steps on worker b is answered with."""
     b = cluster.workers.get("b") or cluster.add("b")
     before = len(b.problems(f"{key}/0"))
-    b.service.submit(calls.of(key, PROMPT, *steps), True, cluster.now)
+    b.submit(calls.of(key, PROMPT, *steps), True, cluster.now)
     cluster.run()
     return str(b.problems(f"{key}/0")[before].kind)
 
@@ -330,7 +331,7 @@ def test_a_ticket_belongs_to_one_plan(cluster: Any, calls: Any) -> None:
     cluster.run()
     assert b.tokens("p/0") == calls.reference(PROMPT, 8)
     send = calls.remote_send("s2", 0, 40, (b.receiver("t"), b.receiver("t")))
-    a.service.submit(calls.of("q", PROMPT, send), True, cluster.now)
+    a.submit(calls.of("q", PROMPT, send), True, cluster.now)
     cluster.run()
     assert [problem.kind for problem in a.problems("q/0")] == ["conflict_error"]
     cluster.check_clean()
@@ -346,7 +347,7 @@ def test_a_layout_that_differs_ends_the_rest_of_the_call_too(cluster: Any, calls
     """The Open is there before the call: the first step fails while the others are still to come."""
     a, b, c = cluster.add("a", fingerprint="other"), cluster.add("b"), cluster.add("c")
     send = calls.remote_send("s1", 0, 40, (b.receiver("t1"),))
-    a.service.submit(calls.of("p", PROMPT, send), True, cluster.now)
+    a.submit(calls.of("p", PROMPT, send), True, cluster.now)
     for _ in range(5):
         cluster.turn()
     steps = (
@@ -358,32 +359,107 @@ def test_a_layout_that_differs_ends_the_rest_of_the_call_too(cluster: Any, calls
     cluster.check_clean()
 
 
+def both_ways(cluster: Any, calls: Any, a: Any, b: Any, sending: str, receiving: str) -> Any:
+    """Two plans from a to b, submitted in these orders; returns their prompts."""
+    prompts = {"x": PROMPT[::-1], "y": PROMPT}
+    for plan in sending:
+        send = calls.remote_send("s", 0, 100, (b.receiver(plan),))
+        a.submit(calls.of(plan, prompts[plan], send), True, cluster.now)
+    for plan in receiving:
+        steps = (calls.prep_recv("r", 0, 100, plan), calls.generate("g", 100, 4, plan))
+        b.submit(calls.of(plan, prompts[plan], *steps), True, cluster.now)
+    return prompts
+
+
+@pytest.mark.parametrize("sending", ["xy", "yx"])
+@pytest.mark.parametrize("receiving", ["xy", "yx"])
+def test_plans_do_not_wait_for_each_others_pages(
+    cluster: Any, calls: Any, sending: str, receiving: str
+) -> None:
+    """Room for one plan on either side: no order of calls makes memory wait for memory."""
+    a, b = cluster.add("a", num_pages=30), cluster.add("b", num_pages=30)
+    prompts = both_ways(cluster, calls, a, b, sending, receiving)
+    cluster.run()
+    for plan, prompt in prompts.items():
+        assert b.tokens(f"{plan}/0") == calls.reference(prompt, 4)
+    cluster.check_clean()
+
+
 def test_a_sender_that_gives_up_frees_a_receiver_that_waits_for_room(
     cluster: Any, calls: Any
 ) -> None:
-    """Two plans whose pages are given out in another order on either side: one times out."""
-    a, b = cluster.add("a", num_pages=30), cluster.add("b", num_pages=30)
-    prompts = {"x": PROMPT[::-1], "y": PROMPT}
-    for plan in ("y", "x"):
-        send = calls.remote_send("s", 0, 100, (b.receiver(plan),))
-        a.service.submit(calls.of(plan, prompts[plan], send), True, cluster.now)
-    for plan in ("x", "y"):
-        steps = (calls.prep_recv("r", 0, 100, plan), calls.generate("g", 100, 4, plan))
-        b.service.submit(calls.of(plan, prompts[plan], *steps), True, cluster.now)
-    cluster.run()
-    cluster.now += 31
+    a, b = cluster.add("a"), cluster.add("b", num_pages=30)
+    prompts = both_ways(cluster, calls, a, b, "xy", "xy")
+    while b.service.state()["tickets"]["x"] == "registered":
+        cluster.turn()
+    assert b.service.state()["tickets"]["y"] == "registered"
+    a.service.cancel("y/0", cluster.now)
     cluster.run()
     assert b.tokens("x/0") == calls.reference(prompts["x"], 4)
-    assert [problem.kind for problem in a.problems("y/0")] == ["overloaded_error"]
-    assert [problem.retryable for problem in b.problems("y/0")] == [True]
+    assert [(p.kind, p.retryable) for p in b.problems("y/0")] == [("worker_lost_error", True)]
     cluster.check_clean()
+
+
+def test_a_receiver_that_takes_nothing_is_given_up(cluster: Any, calls: Any) -> None:
+    a, b = split(cluster, calls, 90, PROMPT)
+    while not a.service.num_sends or b.service.state()["tickets"]["p.t1"] == "registered":
+        cluster.turn()
+    b.alive = False  # frozen: its connection stays
+    for _ in range(10):
+        cluster.turn()
+    cluster.now += 61
+    cluster.run()
+    assert [problem.kind for problem in a.problems("p/0")] == ["worker_lost_error"]
+    cluster.check_clean()
+
+
+def test_an_attempt_stays_overtaken_when_the_later_one_has_ended(cluster: Any, calls: Any) -> None:
+    b = cluster.add("b")
+    call = calls.of("p", PROMPT, calls.generate("s", 0, 2))
+    for attempt in (1, 0):
+        b.submit(type(call)("p", call.tokens, call.steps, attempt=attempt), True, cluster.now)
+        cluster.run()
+    assert b.tokens("p/1") == calls.reference(PROMPT, 2)
+    assert [problem.kind for problem in b.problems("p/0")] == ["gone_error"]
+
+
+def test_a_plan_that_runs_goes_on_while_its_worker_drains(cluster: Any, calls: Any) -> None:
+    a, b = cluster.add("a"), cluster.add("b")
+    b.submit(calls.of("p", PROMPT, calls.prep_recv("s1", 0, 40, "t1")), False, cluster.now)
+    b.service.draining = True
+    send = calls.remote_send("s2", 0, 40, (b.receiver("t1"),))
+    a.submit(calls.of("p", PROMPT, send), True, cluster.now)
+    b.submit(calls.of("p", PROMPT, calls.generate("s3", 40, 4, "t1")), True, cluster.now)
+    cluster.run()
+    assert b.tokens("p/0") == calls.reference(PROMPT, 4)
+
+
+def test_the_holders_of_a_plan_learn_of_its_cancel(cluster: Any, calls: Any) -> None:
+    b = cluster.add("b")
+    b.submit(calls.of("p", PROMPT, calls.generate("s", 0, 90)), True, cluster.now)
+    cluster.turn()
+    b.service.cancel("p/0", cluster.now)
+    b.service.cancel("p/0", cluster.now)
+    cluster.run()
+    assert [problem.kind for problem in b.problems("p/0")] == ["gone_error"]
+    cluster.check_clean()
+
+
+def test_a_hold_is_not_shortened_by_a_renewal(cluster: Any, calls: Any) -> None:
+    b = cluster.add("b")
+    steps = (calls.prep_recv("s1", 0, 40, "t1"), calls.generate("s3", 40, 8, "t1"))
+    b.submit(calls.of("p", PROMPT, *steps), True, cluster.now)
+    assert b.service.renew(("t1",), cluster.now) == 1
+    cluster.now += 60
+    cluster.run()
+    assert not b.problems("p/0")
 
 
 def test_tickets_of_a_call_that_is_answered_at_once_have_a_lease(cluster: Any, calls: Any) -> None:
     a, b = cluster.add("a"), cluster.add("b")
-    b.service.submit(calls.of("p", PROMPT, calls.prep_recv("s1", 0, 40, "t1")), True, cluster.now)
+    b.submit(calls.of("p", PROMPT, calls.prep_recv("s1", 0, 40, "t1")), True, cluster.now)
     send = calls.remote_send("s2", 0, 40, (b.receiver("t1"),))
-    a.service.submit(calls.of("p", PROMPT, send), True, cluster.now)
+    a.submit(calls.of("p", PROMPT, send), True, cluster.now)
     cluster.run()
     cluster.now += 11
     cluster.run()
@@ -397,9 +473,9 @@ def test_a_released_ticket_leaves_the_rest_of_its_plan(cluster: Any, calls: Any)
         ReleaseCall("s2", "t1"),
         calls.remote_send("s3", 0, 40, (a.receiver("t2"),)),
     )
-    b.service.submit(calls.of("p", PROMPT, *steps), True, cluster.now)
+    b.submit(calls.of("p", PROMPT, *steps), True, cluster.now)
     receive = (calls.prep_recv("r", 0, 40, "t2"), calls.generate("g", 40, 8, "t2"))
-    a.service.submit(calls.of("p", PROMPT, *receive), True, cluster.now)
+    a.submit(calls.of("p", PROMPT, *receive), True, cluster.now)
     cluster.run()
     assert a.tokens("p/0") == calls.reference(PROMPT, 8)
     assert b.reports("p/0")["s2"].state == "done"
@@ -408,10 +484,10 @@ def test_a_released_ticket_leaves_the_rest_of_its_plan(cluster: Any, calls: Any)
 
 def test_a_key_used_again_at_once_gets_nothing_of_the_plan_before(cluster: Any, calls: Any) -> None:
     b = cluster.add("b")
-    b.service.submit(calls.of("p", PROMPT, calls.generate("s1", 0, 4)), True, cluster.now)
+    b.submit(calls.of("p", PROMPT, calls.generate("s1", 0, 4)), True, cluster.now)
     b.service.plan(cluster.now)
     b.service.cancel("p/0", cluster.now)
-    b.service.submit(calls.of("p", PROMPT, calls.prep_recv("s2", 0, 40, "t")), False, cluster.now)
+    b.submit(calls.of("p", PROMPT, calls.prep_recv("s2", 0, 40, "t")), False, cluster.now)
     assert b.service.release(("t",), cluster.now) == 1
 
 

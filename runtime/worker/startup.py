@@ -1,0 +1,135 @@
+"""How an engine process begins and ends: `python -m mserve.runtime.worker.startup FD`.
+
+Builds model, transport, engine and service from the configuration that comes over the socket FD,
+says Ready or why not, and runs the loop (process.py). torch and UCX are imported here, late.
+"""
+
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+
+from mserve.runtime.cluster.membership import KvLayout
+from mserve.runtime.engine.batching import ModelRunner
+from mserve.runtime.engine.config import EngineConfig
+from mserve.runtime.engine.engine import Engine
+from mserve.runtime.errors import ConfigError
+from mserve.runtime.transport.base import Transport
+from mserve.runtime.worker import ipc
+from mserve.runtime.worker.process import EngineProcess
+from mserve.runtime.worker.service import WorkerService
+
+logger = logging.getLogger("mserve.engine")
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the HTTP process, which decides
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    code = 1
+    try:
+        code = _serve(socket.socket(fileno=int(sys.argv[1])))
+    except Exception:
+        logger.exception("the engine process ends by a fault of its own")
+    finally:
+        sys.stderr.flush()
+        os._exit(code)  # torch and UCX threads must not delay the end
+
+
+def _serve(channel: socket.socket) -> int:
+    config = _receive_config(channel)
+    if config is None:
+        return 0
+    try:
+        service, runner, transport, ready = _build(config)
+    except ConfigError as error:
+        channel.sendall(ipc.encode_frame([ipc.FailedStart(str(error))]))
+        return 2
+    channel.sendall(ipc.encode_frame([ready]))
+    try:
+        EngineProcess(channel, service, runner, transport).run()
+    finally:
+        transport.close()
+    return 0
+
+
+def _receive_config(channel: socket.socket) -> ipc.EngineConfig | None:
+    """None if the HTTP process has gone already."""
+    buffer = bytearray()
+    while True:
+        data = channel.recv(65536)
+        if not data:
+            return None
+        buffer += data
+        for body in ipc.split_frames(buffer):
+            return msgspec.msgpack.decode(body, type=ipc.EngineConfig)
+
+
+def _build(config: ipc.EngineConfig) -> tuple[WorkerService, ModelRunner, Transport, ipc.Ready]:
+    # Torch and UCX take seconds to import; the HTTP process must be able to say so meanwhile.
+    from mserve.runtime.engine.calibration import measure_costs
+    from mserve.runtime.engine.runner import load_runner
+    from mserve.runtime.engine.weights import weights_digest
+    from mserve.runtime.transport.ucx import UcxTransport, cma_warning
+
+    runner = load_runner(
+        config.model,
+        device=config.device,
+        dtype=config.dtype,
+        page_size=config.page_size,
+        kv_memory_bytes=config.kv_memory_bytes,
+        threads=config.threads,
+    )
+    transport = UcxTransport()
+    cost = measure_costs(runner, time.perf_counter)
+    layout = KvLayout(
+        model=Path(config.model).resolve().name,
+        weights=weights_digest(Path(config.model)),
+        dtype=config.dtype,
+        num_layers=runner.config.num_layers,
+        kv_heads=runner.config.num_kv_heads,
+        head_dim=runner.config.head_dim,
+    )
+    # An answer that no number of pages could hold ends at its limit, not with an error.
+    limit = min(runner.config.max_positions, runner.pool.num_pages * config.page_size)
+    engine = Engine(
+        EngineConfig(
+            page_size=config.page_size,
+            num_pages=runner.pool.num_pages,
+            max_batch_tokens=config.max_batch_tokens,
+            chunk_tokens=config.chunk_tokens,
+            max_running=config.max_running,
+            max_model_len=min(config.max_model_len or limit, limit),
+            eos_token_ids=frozenset(runner.config.eos_ids),
+            vocab_size=runner.config.vocab_size,
+        )
+    )
+    offset_s = time.time() - time.monotonic()
+    service = WorkerService(
+        engine,
+        runner.pool,
+        transport,
+        worker=config.worker,
+        incarnation=config.incarnation,
+        fingerprint=layout.fingerprint,
+        unix_s=lambda now: now + offset_s,
+        lease_s=config.lease_s,
+    )
+    ready = ipc.Ready(
+        layout=layout,
+        transport_address=transport.address,
+        page_size=config.page_size,
+        num_pages=runner.pool.num_pages,
+        max_model_len=engine.config.max_model_len,
+        cost=cost,
+        notes=tuple(note for note in (cma_warning(),) if note),
+    )
+    return service, runner, transport, ready
+
+
+if __name__ == "__main__":
+    main()
