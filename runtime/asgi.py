@@ -3,9 +3,8 @@ client has gone. Raw ASGI; a streaming answer is written as it is made, and `sen
 """
 
 import asyncio
-from collections.abc import Coroutine, Iterable
-from contextlib import suppress
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 
 import msgspec
 from starlette.types import Receive, Send
@@ -13,7 +12,6 @@ from starlette.types import Receive, Send
 from mserve.runtime.errors import RequestError, TooLarge
 
 JSON = b"application/json"
-MSGPACK = b"application/msgpack"
 Header = tuple[bytes, bytes]
 
 
@@ -81,21 +79,28 @@ async def respond_problem(send: Send, error: RequestError) -> None:
     await respond_json(send, body, error.status, headers)
 
 
-async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
-    """Runs `work`; a disconnect of the client cancels it. Call once the body has been read."""
+@asynccontextmanager
+async def cancelled_by_disconnect(
+    receive: Receive, is_complete: Callable[[], bool] = lambda: False
+) -> AsyncIterator[None]:
+    """Cancels the body when the client goes; raises ClientGone then. Enter once the request's body
+    has been read. After the last byte of an answer `receive` says "disconnect" as well: where work
+    goes on then, `is_complete` tells."""
+    scope = asyncio.timeout(None)
 
     async def watch() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
+        if not is_complete():
+            scope.reschedule(0.0)
 
-    worker = asyncio.ensure_future(work)
-    watcher = asyncio.ensure_future(watch())
+    watcher = asyncio.create_task(watch())
     try:
-        await asyncio.wait((worker, watcher), return_when=asyncio.FIRST_COMPLETED)
-        if worker.done():
-            worker.result()
+        async with scope:
+            yield
+    except TimeoutError:
+        if scope.expired():
+            raise ClientGone from None
+        raise
     finally:
-        for task in (worker, watcher):
-            task.cancel()
-            with suppress(asyncio.CancelledError, Exception):
-                await task
+        watcher.cancel()

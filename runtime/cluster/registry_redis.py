@@ -12,6 +12,7 @@ import logging
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from mserve.runtime.clock import Clock
 from mserve.runtime.cluster.membership import (
@@ -84,7 +85,7 @@ class RedisRegistry:
         self._connection = connection
         self._clock = clock
         self._timeout_s = timeout_s
-        self._last: dict[str, Member] = {}
+        self._last: dict[str, tuple[float, Member]] = {}  # by name, with when it was heard
         self._epoch: bytes | None = None
         self._kept_until = clock.now()
 
@@ -117,15 +118,24 @@ class RedisRegistry:
         except Unavailable:
             self.members_failed += 1
             self._keep()
-            return in_order(self._last.values())
+            return self._remembered()
         if self._epoch not in (None, epoch):
             self._keep()
         self._epoch = epoch
-        found = {member.info.name: member for row in rows if (member := self._member(row))}
-        if self._clock.now() < self._kept_until:
+        now = self._clock.now()
+        members = [member for row in rows if (member := self._member(row))]
+        found = {member.info.name: (now - member.age_s, member) for member in members}
+        if now < self._kept_until:
             found = self._last | found
         self._last = found
-        return in_order(found.values())
+        return self._remembered()
+
+    def _remembered(self) -> list[Member]:
+        """Those last heard of; their age grows while nothing is heard."""
+        now = self._clock.now()
+        return in_order(
+            [replace(member, age_s=now - heard_s) for heard_s, member in self._last.values()]
+        )
 
     async def close(self) -> None:
         await self._connection.close()

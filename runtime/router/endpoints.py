@@ -8,8 +8,7 @@ import asyncio
 import logging
 import math
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 from starlette.types import Receive, Scope, Send
@@ -220,7 +219,7 @@ class GenerateEndpoint:
         """Runs the plan into `sink`; raises ClientGone when its reader has left."""
         failure: RequestError
         try:
-            async with cancelled_by_disconnect(receive, sink):
+            async with asgi.cancelled_by_disconnect(receive, lambda: sink.is_complete):
                 await self._executor.execute(request, sink)
             return 200
         except RequestError as error:
@@ -238,30 +237,6 @@ class GenerateEndpoint:
             log.info(
                 path, extra={"request_id": request_id, "status": status, "duration_ms": took_ms}
             )
-
-
-@asynccontextmanager
-async def cancelled_by_disconnect(receive: Receive, sink: AnswerSink) -> AsyncIterator[None]:
-    """Cancels the body when the client goes before the answer is complete; raises ClientGone then.
-
-    After the last byte the plan's tail may go on: a `receive` then says "disconnect" as well.
-    """
-    scope = asyncio.timeout(None)
-
-    async def watch() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        if not sink.is_complete:
-            scope.reschedule(0.0)
-
-    watcher = asyncio.create_task(watch())
-    try:
-        async with scope:
-            yield
-    except TimeoutError:
-        raise asgi.ClientGone from None
-    finally:
-        watcher.cancel()
 
 
 async def respond_error(send: Send, error: RequestError, headers: Headers) -> None:

@@ -77,11 +77,12 @@ class AttemptRecord:
                 record.advance(StepEvent.CANCEL)
 
     def computed_elsewhere(self, worker: WorkerName) -> int:
-        """Prompt tokens that other workers than `worker` have computed for this plan."""
+        """Prompt tokens that other workers than `worker` have computed for this plan. What comes
+        after a generation computes again what was there, to move it."""
         return sum(
             record.report.computed
             for record in self.steps.values()
-            if record.report is not None and record.step.worker != worker
+            if record.report is not None and record.step.worker != worker and not record.step.after
         )
 
 

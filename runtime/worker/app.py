@@ -95,7 +95,8 @@ class WorkerApp:
             call = decode_plan_call(body)
         except msgspec.DecodeError as error:
             raise BadRequest(f"The body is not a plan call: {error}") from None
-        await asgi.until_disconnect(receive, self._stream_frames(call, send))
+        async with asgi.cancelled_by_disconnect(receive):
+            await self._stream_frames(call, send)
 
     async def _stream_frames(self, call: PlanCall, send: Send) -> None:
         started = False
@@ -144,7 +145,8 @@ class WorkerApp:
     async def start_generate(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Server-sent events of token deltas: `{token_ids, text}`, then `{finish_reason, usage}`."""
         body = await self._parse(scope, receive, StartGenerateBody)
-        await asgi.until_disconnect(receive, self._stream_deltas(body.plan_call(), send))
+        async with asgi.cancelled_by_disconnect(receive):
+            await self._stream_deltas(body.plan_call(), send)
 
     async def _stream_deltas(self, call: PlanCall, send: Send) -> None:
         decoder = FrameDecoder()
@@ -164,7 +166,8 @@ class WorkerApp:
 
         async def handle(scope: Scope, receive: Receive, send: Send) -> None:
             body = await self._parse(scope, receive, cls)
-            await asgi.until_disconnect(receive, self._respond_report(body.plan_call(), send))
+            async with asgi.cancelled_by_disconnect(receive):
+                await self._respond_report(body.plan_call(), send)
 
         return handle
 
