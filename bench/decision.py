@@ -1,17 +1,24 @@
 """How long does a decision take? Bindings, guards and the plan of one request, in process.
 
-    python bench/decision.py [FILE...]      (default: every shipped strategy)
+    python bench/decision.py [FILE...] [--json FILE]      (default: every shipped strategy)
 
 The cluster's observations are plain dictionary look-ups here: a router's own cost is not in it.
 """
 
 import argparse
 import gc
+import json
+import os
+import platform
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 
+from mserve import __version__
 from mserve.compiler.pipeline import CompiledStrategy, compile_strategy
 from mserve.compiler.plan import WorkerName
 from mserve.dsl.check import check_text
@@ -23,6 +30,7 @@ class DictionaryView:
     """Implements compiler.observe.Observations with made-up, different values for every worker."""
 
     num_tokens = NUM_TOKENS
+    num_answered = 0
     max_tokens = 256
     seed = 1
 
@@ -88,19 +96,51 @@ def shipped() -> dict[str, str]:
     return {e.name: e.read_text("utf-8") for e in folder.iterdir() if e.name.endswith(".mserve")}
 
 
-def main(paths: list[str]) -> int:
-    texts = {path: Path(path).read_text("utf-8") for path in paths} or shipped()
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """Of one strategy with so many workers in each of its pools."""
+
+    strategy: str
+    workers: int
+    p50_us: float
+    p99_us: float
+
+
+def figures_of(texts: dict[str, str]) -> list[Figure]:
+    found = []
     print(f"{'strategy':<24}{'workers':>8}{'p50 us':>10}{'p99 us':>10}")
     for path, text in sorted(texts.items()):
         strategy = compile_strategy(check_text(text, path))
         for num_workers in (8, 64, 512):
             times = measure(strategy, num_workers, 2000 if num_workers < 512 else 500)
-            p50, p99 = [times[int(len(times) * q)] * 1e6 for q in (0.5, 0.99)]
+            p50, p99 = [round(times[int(len(times) * q)] * 1e6, 1) for q in (0.5, 0.99)]
             print(f"{strategy.name:<24}{num_workers:>8}{p50:>10.1f}{p99:>10.1f}")
+            found.append(Figure(strategy.name, num_workers, p50, p99))
+    return found
+
+
+def record(figures: Sequence[Figure]) -> dict[str, object]:
+    return {
+        "question": "how long a decision takes",
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+        "mserve": __version__,
+        "prompt_tokens": NUM_TOKENS,
+        "figures": [asdict(figure) for figure in figures],
+    }
+
+
+def main(options: argparse.Namespace) -> int:
+    texts = {path: Path(path).read_text("utf-8") for path in options.files} or shipped()
+    figures = figures_of(texts)
+    if options.json is not None:
+        options.json.write_text(json.dumps(record(figures), indent=2) + "\n")
     return 0
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="*", metavar="FILE")
-    sys.exit(main(parser.parse_args().files))
+    parser.add_argument("--json", type=Path, help="write the figures to this file, too")
+    sys.exit(main(parser.parse_args()))

@@ -1,7 +1,7 @@
-"""A strategy as data for views: its params, bindings and guards as written, and the plan of every
-route over symbols (`p`, `100% - tail`) instead of workers and numbers.
+"""A strategy as data for views: what it declares, as written, and the plan of every route over
+symbols (`p`, `100% - tail`) instead of workers and numbers.
 
-Knows nothing of how a view looks (explain.py).
+Knows nothing of how a view looks (views).
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,6 +21,8 @@ from mserve.dsl.syntax import (
     Replicate,
     Reuse,
     Route,
+    Setting,
+    Strategy,
 )
 
 _SPACING = 100  # between the positions that stand for bounds; copies end in the gaps
@@ -69,6 +71,8 @@ class StrategyPlan:
     pools: tuple[tuple[str, int], ...]  # name, workers
     bindings: tuple[tuple[str, str], ...]  # name, expression as written
     routes: tuple[SymbolicRoute, ...]
+    settings: Mapping[str, tuple[str, ...]]  # of pools by name, as written, less `workers`
+    others: tuple[tuple[str, str], ...]  # kind (def, adapt, slo, limits) and what it says
 
 
 def describe(strategy: CompiledStrategy) -> StrategyPlan:
@@ -84,7 +88,26 @@ def describe(strategy: CompiledStrategy) -> StrategyPlan:
         tuple((pool.name, pool.workers) for pool in strategy.pools),
         tuple((let.name, _text(source, let.value)) for let in tree.lets),
         tuple(symbolic_route(route, source) for route in tree.routes),
+        {pool.name: _settings(source, pool.settings) for pool in tree.pools},
+        tuple(_others(source, tree)),
     )
+
+
+def _settings(source: Source, settings: tuple[Setting, ...]) -> tuple[str, ...]:
+    return tuple(_text(source, setting) for setting in settings if setting.name != "workers")
+
+
+def _others(source: Source, tree: Strategy) -> Iterator[tuple[str, str]]:
+    for definition in tree.defs:
+        parameters = ", ".join(definition.parameters)
+        yield "def", f"{definition.name}({parameters}) = {_text(source, definition.value)}"
+    for adapt in tree.adapts:
+        for update in adapt.updates:
+            yield "adapt", f"{_text(source, update)}  (every {_text(source, adapt.every)})"
+    for slo in tree.slos:
+        yield "slo", ", ".join(_text(source, goal) for goal in slo.goals)
+    for limits in tree.limits:
+        yield "limits", ", ".join(_text(source, limit) for limit in limits.limits)
 
 
 def symbolic_route(route: Route, source: Source) -> SymbolicRoute:
@@ -154,9 +177,12 @@ class _Symbols:
         count = generates[0].count
         if count is None:
             return None
+        first, second = (self.worker(step.worker) for step in generates)
+        if first == second:  # nothing moves
+            return None
         end = num_tokens + _SPACING
         self._positions[end] = f"n + {_text(self._source, count)} - 1"
-        return Handoff(self.worker(generates[1].worker), end)
+        return Handoff(second, end)
 
     def replica(self, step: Replicate, num_tokens: int) -> Replica:
         label, end = self._bound(step.range), num_tokens

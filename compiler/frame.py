@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mserve.compiler.observe import Observations
-from mserve.compiler.plan import WorkerName
+from mserve.compiler.plan import Plan, WorkerName
 
 Value = Any  # number, bool, text, worker (its name) or pool (a sequence of names)
 Evaluator = Callable[["Frame"], Value]
@@ -38,6 +38,7 @@ class Frame:
         "guards",
         "lets",
         "params",
+        "plans",
         "pools",
         "slots",
         "turns",
@@ -61,6 +62,7 @@ class Frame:
         self.turns: list[int] = []  # places of the `next` that were asked
         self.guards: list[tuple[str, bool | None]] = []  # routes tried; None: something missing
         self.forecasts: dict[str, float] = {}  # time to first token of routes, in seconds
+        self.plans: dict[str, Plan] = {}  # of routes that a forecast was made for
 
     def workers(self, pool: str) -> Sequence[WorkerName]:
         workers = self.pools.get(pool)

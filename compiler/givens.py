@@ -12,6 +12,7 @@ from mserve.compiler.observe import REQUEST_OBSERVATIONS, TIMES, WORKER_OBSERVAT
 from mserve.compiler.pipeline import CompiledStrategy
 from mserve.compiler.reference import Fact, ReferenceCluster
 from mserve.compiler.settings import ConstantError, constant, number_of
+from mserve.dsl.check import check_text
 from mserve.dsl.parser import parse
 from mserve.dsl.source import Source
 from mserve.dsl.syntax import Call, Expr, Given, Name, Setting, SettingCall, Test, Text, WorkerAt
@@ -62,8 +63,11 @@ def situation_from_text(
     lines += [f"given {text}" for text in (*givens, *params)]
     for line in lines:  # one by one first, so that a mistake is told about its own text
         _parse_test(line)
-    test = _parse_test("\n".join(lines))
-    return situation_of(strategy, test.cluster, test.givens)
+    body = "\n".join(lines)
+    test = _parse_test(body)
+    situation = situation_of(strategy, test.cluster, test.givens)
+    _check(strategy, body)
+    return situation
 
 
 def _parse_test(body: str) -> Test:
@@ -72,6 +76,18 @@ def _parse_test(body: str) -> Test:
         reason = parsed.diagnostics[0].message if parsed.diagnostics else "it is no given"
         raise GivenError(f"cannot read `{body}`: {reason}")
     return parsed.strategy.tests[0]
+
+
+def _check(strategy: CompiledStrategy, body: str) -> None:
+    """Raises GivenError for what the checks would say of a test in the strategy's own text: wrong
+    units, shares over 100%, more cached than there is. What only a test may not give is let pass."""
+    before = strategy.checked.source.text
+    checked = check_text(f'{before}\ntest "given" {{\n{body}\n}}')
+    for problem in checked.diagnostics:
+        if problem.span.start >= len(before) and problem.rule != "not-available-here":
+            text = checked.source.slice(problem.span)
+            help_ = f" ({problem.help})" if problem.help else ""
+            raise GivenError(f"`{text}`: {problem.message}{help_}")
 
 
 class _Reader:
@@ -86,6 +102,9 @@ class _Reader:
     def read(self, givens: Iterable[Given]) -> Situation:
         for given in givens:
             self._read(given)
+        num_tokens = self._facts.get(("tokens", ()), 1)
+        if not isinstance(num_tokens, (int, float)) or num_tokens < 1 or num_tokens % 1:
+            raise GivenError("a prompt has a whole number of tokens, at least one")
         return self._situation
 
     def _read_cluster(self, cluster: Iterable[Setting]) -> dict[str, tuple[str, ...]]:

@@ -39,7 +39,14 @@ class Observations(Protocol):
     def num_tokens(self) -> int: ...
 
     @property
-    def max_tokens(self) -> int: ...
+    def num_answered(self) -> int:
+        """Tokens of the answer that the prompt includes because this is a retry."""
+        ...
+
+    @property
+    def max_tokens(self) -> int:
+        """What may still be generated."""
+        ...
 
     @property
     def seed(self) -> int:

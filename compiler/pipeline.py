@@ -5,15 +5,15 @@ the first route that holds gives a draft, and the draft, by its shape, a plan. K
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
+from mserve.compiler.adapt import Adaptation, compile_adapt
 from mserve.compiler.definitions import expand_definitions
 from mserve.compiler.evaluate import compile_names
 from mserve.compiler.frame import MISSING, UNSET, Frame, Missing
 from mserve.compiler.lower import Lowering
 from mserve.compiler.observe import Observations
-from mserve.compiler.passes import Draft
-from mserve.compiler.plan import BindingValue, Decision, LimitsSpec, PoolSpec
+from mserve.compiler.plan import BindingValue, Decision, LimitsSpec, Plan, PoolSpec, SloSpec
 from mserve.compiler.predict import predict
 from mserve.compiler.routes import CompiledRoute, compile_route
 from mserve.compiler.scope import CompileError, Names, Scope
@@ -22,6 +22,7 @@ from mserve.compiler.settings import (
     limits_of,
     param_specs,
     pool_specs,
+    slo_of,
     unsupported_features,
 )
 from mserve.compiler.usage import observations_of
@@ -35,8 +36,10 @@ def compile_strategy(checked: Checked) -> "CompiledStrategy":
         raise CompileError("the strategy has errors; see its diagnostics")
     tree = expand_definitions(checked.strategy)
     names = compile_names(tree)
-    routes = tuple(compile_route(route, Scope(names)) for route in tree.routes)
-    return CompiledStrategy(checked, tree, names, routes)
+    scope, params = Scope(names), param_specs(tree)
+    routes = tuple(compile_route(route, scope) for route in tree.routes)
+    adaptations = tuple(compile_adapt(adapt, params, scope) for adapt in tree.adapts)
+    return CompiledStrategy(checked, tree, names, routes, adaptations)
 
 
 class CompiledStrategy:
@@ -46,16 +49,23 @@ class CompiledStrategy:
     """
 
     def __init__(
-        self, checked: Checked, tree: Strategy, names: Names, routes: tuple[CompiledRoute, ...]
+        self,
+        checked: Checked,
+        tree: Strategy,
+        names: Names,
+        routes: tuple[CompiledRoute, ...],
+        adaptations: tuple[Adaptation, ...] = (),
     ) -> None:
         self.checked = checked
         self.tree = tree  # definitions expanded
         self.names = names
         self.routes = routes
+        self.adaptations = adaptations
         self.name = tree.name
         self.description = tree.description
         self.pools: tuple[PoolSpec, ...] = pool_specs(tree)
         self.limits: LimitsSpec = limits_of(tree)
+        self.slo: SloSpec = slo_of(tree)
         self.params: Mapping[str, ParamSpec] = param_specs(tree)
         self.observes: frozenset[str] = observations_of(tree)
         self.unsupported: tuple[str, ...] = unsupported_features(tree, self.pools)
@@ -72,6 +82,17 @@ class CompiledStrategy:
             raise ValueError(f"'{name}' goes from {param.low:g} to {param.high:g}, not {value:g}")
         self.values[name] = value
 
+    def adapt(self, view: Observations, only: Adaptation | None = None) -> dict[str, float]:
+        """What the `adapt` blocks (or one of them) make of the params now, within their ranges.
+
+        Changes nothing: `set_param` does. Of `view` only what is no request's is looked at.
+        """
+        return self.adapt_in(self.new_frame(view), self.adaptations if only is None else (only,))
+
+    def adapt_in(self, frame: Frame, blocks: Iterable[Adaptation]) -> dict[str, float]:
+        """`adapt` in a frame whose params may be others than the current ones."""
+        return {name: value for block in blocks for name, value in block.values(frame).items()}
+
     def decide(self, view: Observations) -> Decision | None:
         """The plan for one request, or None when no route is possible now."""
         return self.decide_in(self.new_frame(view))
@@ -79,17 +100,39 @@ class CompiledStrategy:
     def decide_in(self, frame: Frame) -> Decision | None:
         """`decide` in a frame that may have bindings fixed and shows afterwards what was tried."""
         for route in self.routes:
-            draft = _try_route(route, frame)
-            if draft is not None:
-                plan = self._lowering.plan(self.name, route.name, draft)
+            plan = self._try_route(route, frame)
+            if plan is not None:
                 return Decision(
                     plan,
                     self.bindings(frame),
                     tuple(frame.guards),
                     frame.forecasts.get(route.name),
-                    tuple(frame.turns),
+                    self._turns(route, frame),
                 )
         return None
+
+    def _try_route(self, route: CompiledRoute, frame: Frame) -> Plan | None:
+        """The route's plan if its guard holds and nothing it needs is missing."""
+        held: bool | None = None
+        try:
+            held = route.holds(frame)
+            plan = self._plan(route, frame) if held else None
+        except Missing:
+            held = plan = None
+        frame.guards.append((route.name, held))
+        return plan
+
+    def _plan(self, route: CompiledRoute, frame: Frame) -> Plan:
+        """Raises Missing. A plan that a forecast was made for is not made again."""
+        plan = frame.plans.get(route.name)
+        return plan or self._lowering.plan(self.name, route.name, route.draft(frame))
+
+    def _turns(self, taken: CompiledRoute, frame: Frame) -> tuple[int, ...]:
+        """Every `next` that was asked, without those that only forecasts of other routes asked."""
+        if not frame.turns:
+            return ()
+        others = {turn for route in self.routes if route is not taken for turn in route.turns}
+        return tuple(turn for turn in frame.turns if turn not in others)
 
     def new_frame(self, view: Observations) -> Frame:
         names = self.names
@@ -109,21 +152,9 @@ class CompiledStrategy:
             return known
         route = next(route for route in self.routes if route.name == name)
         try:
-            plan = self._lowering.plan(self.name, name, route.draft(frame))
+            plan = frame.plans[name] = self._plan(route, frame)
             time_s = predict(plan, frame.view).first_token_s
         except Missing:
             time_s = math.inf
         frame.forecasts[name] = time_s
         return time_s
-
-
-def _try_route(route: CompiledRoute, frame: Frame) -> Draft | None:
-    """The route's draft if its guard holds and nothing it needs is missing."""
-    held: bool | None = None
-    try:
-        held = route.holds(frame)
-        draft = route.draft(frame) if held else None
-    except Missing:
-        held = draft = None
-    frame.guards.append((route.name, held))
-    return draft

@@ -124,6 +124,15 @@ class LimitsSpec:
     retries: int = 2
 
 
+@dataclass(frozen=True, slots=True)
+class SloSpec:
+    """Goals of the strategy, for schedulers and reports: seconds to the first token, and per output
+    token after it; None where there is no goal."""
+
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+
+
 BindingValue = float | bool | str | tuple[str, ...] | None
 
 

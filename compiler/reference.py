@@ -21,7 +21,8 @@ class ReferenceProfile:
     prefill_pair_s: float = 1.25e-9  # per (query, key) pair: the quadratic part of attention
     decode_token_s: float = 0.010
     transfer_base_s: float = 0.001
-    transfer_token_s: float = 131_072 / 25e9  # 128 KiB of KV a token, 25 GB/s
+    transfer_token_s: float = 131_072 / 25e9  # its KV at 25 GB/s
+    kv_token_bytes: int = 131_072  # 32 layers, keys and values, 8 heads of 128, 2 bytes each
     kv_tokens: int = 400_000
 
     def prefill_time(self, num_tokens: float, num_before: float) -> float:
@@ -52,6 +53,10 @@ class ReferenceCluster:
     @property
     def num_tokens(self) -> int:
         return int(self._number("tokens", default=1000))
+
+    @property
+    def num_answered(self) -> int:
+        return 0
 
     @property
     def max_tokens(self) -> int:

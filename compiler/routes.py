@@ -3,6 +3,7 @@
 Knows expressions only as closures; how a draft becomes steps is passes.py's.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mserve.compiler.evaluate import Bound, compile_bound, compile_expression
@@ -10,7 +11,7 @@ from mserve.compiler.frame import Evaluator, Frame
 from mserve.compiler.passes import Draft, Handoff, Replica, Segment
 from mserve.compiler.plan import WorkerName
 from mserve.compiler.scope import CompileError, Scope
-from mserve.dsl.syntax import Compute, Generate, PromptRange, Range, Replicate, Reuse, Route
+from mserve.dsl.syntax import Call, Compute, Generate, PromptRange, Range, Replicate, Reuse, Route
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class CompiledRoute:
     generators: tuple[Evaluator, ...]  # one, or two for a handoff
     handoff_after: Evaluator | None
     replicas: tuple[Piece, ...]
+    turns: frozenset[int]  # places of the `next` in its own steps
 
     def holds(self, frame: Frame) -> bool:
         return self.guard is None or bool(self.guard(frame))
@@ -58,7 +60,8 @@ class CompiledRoute:
         first = self.generators[0](frame)
         if self.handoff_after is None:
             return first, None
-        second, count = self.generators[1](frame), self.handoff_after(frame)
+        second = self.generators[1](frame)
+        count = self.handoff_after(frame) - frame.view.num_answered  # of this attempt
         if first == second or count >= frame.view.max_tokens:
             return first, None
         if count < 1:
@@ -87,7 +90,14 @@ def compile_route(route: Route, scope: Scope) -> CompiledRoute:
         tuple(compile_expression(step.worker, scope) for step in generates),
         None if count is None else compile_expression(count, scope),
         tuple(_piece(s, scope) for s in route.steps if isinstance(s, Replicate)),
+        frozenset(_places_of_next(route)),
     )
+
+
+def _places_of_next(route: Route) -> Iterator[int]:
+    for step in route.steps:
+        if isinstance(step.worker, Call) and step.worker.name == "next":
+            yield step.worker.span.start
 
 
 def _check_generates(route: str, generates: list[Generate]) -> None:

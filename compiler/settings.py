@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mserve.compiler.arithmetic import divide
-from mserve.compiler.plan import LimitsSpec, PoolSpec
+from mserve.compiler.plan import LimitsSpec, PoolSpec, SloSpec
 from mserve.dsl.syntax import (
     Binary,
     Boolean,
@@ -69,6 +69,11 @@ def limits_of(strategy: Strategy) -> LimitsSpec:
         timeout_s=values.get("timeout", default.timeout_s),
         retries=int(values.get("retries", default.retries)),
     )
+
+
+def slo_of(strategy: Strategy) -> SloSpec:
+    values = {goal.name: number_of(goal.value) for slo in strategy.slos for goal in slo.goals}
+    return SloSpec(ttft_s=values.get("ttft"), tpot_s=values.get("tpot"))
 
 
 def settings_of(settings: tuple[Setting, ...]) -> dict[str, object]:

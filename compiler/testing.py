@@ -4,13 +4,14 @@ Knows how expectations are compared; how a situation is built is givens.py's.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from mserve.compiler.evaluate import compile_expression, compile_range
 from mserve.compiler.frame import Frame, Missing, Value
 from mserve.compiler.givens import GivenError, situation_of
 from mserve.compiler.pipeline import CompiledStrategy
-from mserve.compiler.plan import Decision, Plan, PrepRecv, RemoteSend
+from mserve.compiler.plan import BindingValue, Decision, Plan, PrepRecv, RemoteSend
 from mserve.compiler.scope import Scope
 from mserve.dsl.syntax import ExpectRoute, ExpectSends, ExpectValue, Expr, Test
 
@@ -22,9 +23,14 @@ class TestResult:
     """`failures` are sentences, one for each expectation that was not met; `decision` is None where
     no route was possible or the situation itself makes no sense."""
 
-    title: str
+    test: Test
     failures: tuple[str, ...]
     decision: Decision | None
+    bindings: Mapping[str, BindingValue] = field(default_factory=dict)  # those evaluated
+
+    @property
+    def title(self) -> str:
+        return self.test.title
 
     @property
     def passed(self) -> bool:
@@ -33,7 +39,7 @@ class TestResult:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Tokens `[begin, end)` really move: what the receiver has cached is left out."""
+    """Tokens `[begin, end)` of the prompt really move: what the receiver has cached is left out."""
 
     source: str
     target: str
@@ -58,12 +64,12 @@ def _run(strategy: CompiledStrategy, test: Test) -> TestResult:
     try:
         situation = situation_of(strategy, test.cluster, test.givens)
     except GivenError as error:
-        return TestResult(test.title, (str(error),), None)
+        return TestResult(test, (str(error),), None)
     frame = situation.frame(strategy)
     decision = strategy.decide_in(frame)
     check = _Check(strategy, frame, decision)
     failures = tuple(sentence for each in test.expectations if (sentence := check.failure(each)))
-    return TestResult(test.title, failures, decision)
+    return TestResult(test, failures, decision, strategy.bindings(frame))
 
 
 class _Check:
@@ -116,8 +122,9 @@ class _Check:
 
 def sends_of(plan: Plan, frame: Frame) -> list[Send]:
     tickets = {step.ticket: step.worker for step in plan.steps if isinstance(step, PrepRecv)}
+    cached, end = frame.view.cached, plan.num_tokens  # a handoff sends decoded tokens, too
     return [
-        Send(step.worker, target, max(step.begin, frame.view.cached(target)), step.end)
+        Send(step.worker, target, max(step.begin, cached(target)), min(step.end, end))
         for step in plan.steps
         if isinstance(step, RemoteSend)
         for target in (tickets[ticket] for ticket in step.to)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from mserve.compiler.observe import REQUEST_OBSERVATIONS, TIMES, WORKER_OBSERVATIONS
-from mserve.dsl.syntax import Call, Expr, Generate, Name, Strategy, Text
+from mserve.dsl.syntax import Call, Expr, Generate, Name, SettingCall, Strategy, Text
 from mserve.dsl.traversal import step_expressions, walk
 
 _NAMES = WORKER_OBSERVATIONS | REQUEST_OBSERVATIONS | TIMES | {"cached", "max_tokens"}
@@ -28,6 +28,10 @@ def _expressions(strategy: Strategy) -> Iterator[Expr]:
         for step in route.steps:
             for expr in step_expressions(step):
                 yield from walk(expr)
+    for adapt in strategy.adapts:
+        for update in adapt.updates:
+            assert not isinstance(update.value, SettingCall), "the grammar says `= EXPR`"
+            yield from walk(update.value)
 
 
 def _observed(expr: Expr) -> Iterator[str]:

@@ -20,8 +20,7 @@ start here:
   mserve plan balanced            see what it does with a request
   mserve serve balanced           serve the small model that ships, OpenAI-compatible
 
-FILE is a path, or the name of a shipped strategy (data_parallel, least_loaded, prefill_decode,
-cache_aware, balanced, migration).
+FILE is a path, or the name of a shipped strategy, as "balanced".
 """
 
 

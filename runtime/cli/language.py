@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mserve.runtime.cli import authoring
 from mserve.runtime.cli.strategies import TEXT_FORMATS, Commands, checked, compiled, rendered
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ PLAN_FORMATS = ("text", "json", "mermaid", "dot", "svg", "html")
 
 def add_commands(commands: Commands) -> None:
     _add_check(commands)
+    authoring.add_commands(commands)
     _add_plan(commands)
     _add_test(commands)
 
@@ -24,6 +26,7 @@ def _add_check(commands: Commands) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE")
     parser.add_argument("--format", choices=CHECK_FORMATS, default="full")
     parser.add_argument("--warn-only", action="store_true", help="warnings alone exit with 0")
+    parser.add_argument("--fix", action="store_true", help="apply the safe fixes to the files")
     parser.set_defaults(run=_check)
 
 
@@ -58,7 +61,8 @@ def _add_test(commands: Commands) -> None:
 def _check(arguments: argparse.Namespace) -> int:
     from mserve.dsl.diagnostics import Severity
 
-    results = [checked(name) for name in arguments.files]
+    read = authoring.fixed if arguments.fix else checked
+    results = [read(name) for name in arguments.files]
     print(rendered(results, arguments.format), end="")
     found = [problem for result in results for problem in result.diagnostics]
     if arguments.warn_only:

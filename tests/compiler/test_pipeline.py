@@ -1,8 +1,10 @@
 """Decisions: the first route that holds, what is missing, what a decision says of itself."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 
@@ -10,6 +12,7 @@ from mserve.compiler.givens import situation_from_text
 from mserve.compiler.observe import Strategy
 from mserve.compiler.pipeline import CompiledStrategy, compile_strategy
 from mserve.compiler.plan import Decision, LimitsSpec, PoolSpec, RemoteSend, StartGenerate
+from mserve.compiler.reference import ReferenceCluster
 from mserve.compiler.scope import CompileError
 from mserve.compiler.settings import ParamSpec
 from mserve.dsl.check import check_text
@@ -288,3 +291,49 @@ def test_compiling_needs_neither_pydantic_nor_the_runtime() -> None:
         "assert not found, found"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+
+
+NEXT = """
+strategy t ""
+pool a
+pool b
+let c = next(b)
+route first when ttft(first) < ttft(second) { generate on next(a) }
+route second { compute prompt[:10%] on c  generate on next(b) }
+"""
+
+
+def test_turns_are_those_of_the_route_taken_each_once(compile_text: Compile) -> None:
+    strategy = compile_text(NEXT)
+    named, in_first, in_second = [match.start() for match in re.finditer("next", NEXT)]
+    taken = decide(strategy, "prefill_backlog(b[0]) = 5s")
+    assert taken is not None
+    assert (taken.plan.route, sorted(taken.turns)) == ("first", [named, in_first])
+    other = decide(strategy, "prefill_backlog(a[0]) = 5s")
+    assert other is not None
+    assert (other.plan.route, sorted(other.turns)) == ("second", [named, in_second])
+
+
+def test_a_handoff_counts_from_the_beginning_of_the_answer(compile_text: Compile) -> None:
+    strategy = compile_text("""
+    strategy t ""
+    pool a
+    pool b
+    route r { generate 8 on next(a)  generate on next(b) }
+    """)
+
+    def started(num_answered: int) -> list[tuple[str, int | None]]:
+        cluster = situation_from_text(strategy).cluster
+        decision = strategy.decide(Retried(cluster.pools, num_answered=num_answered))
+        assert decision is not None
+        steps = decision.plan.steps
+        return [(s.worker, s.max_tokens) for s in steps if isinstance(s, StartGenerate)]
+
+    assert started(0) == [("a-0", 8), ("b-0", None)]
+    assert started(5) == [("a-0", 3), ("b-0", None)]
+    assert started(8) == [("b-0", None)]
+
+
+@dataclass(frozen=True)
+class Retried(ReferenceCluster):
+    num_answered: int = 0

@@ -5,7 +5,7 @@ import pytest
 from mserve.compiler.lower import Lowering, segments_between
 from mserve.compiler.passes import Draft, Handoff, Replica
 from mserve.compiler.plan import Plan
-from mserve.compiler.predict import StepTime, Timeline, predict
+from mserve.compiler.predict import StepTime, Timeline, critical_path, predict
 from mserve.compiler.reference import ReferenceCluster, ReferenceProfile
 
 PROFILE = ReferenceProfile(
@@ -110,3 +110,29 @@ def test_handoffs_and_copies_do_not_delay_the_first_token() -> None:
     times = {step.step: step for step in made.steps}
     assert times["s5"].begin_s == pytest.approx(1.0)  # the copy, after the first token
     assert times["s9"].begin_s == pytest.approx(1.0 + 99 * 0.01)  # after 100 tokens
+    assert times["s9"].end_s == pytest.approx(1.0 + 255 * 0.01)  # no token is decoded twice
+    assert made.arrived_s["t2"] == pytest.approx(times["s3"].end_s)  # the answer's part comes late
+
+
+def critical(
+    workers: str,
+    bounds: list[int],
+    facts: dict[tuple[str, tuple[object, ...]], object] | None = None,
+) -> tuple[str, ...]:
+    draft = Draft(bounds[-1], workers[-1], segments_between(workers, bounds), {})
+    plan: Plan = Lowering().plan("s", "r", draft)
+    given = {("tokens", ()): draft.num_tokens, **(facts or {})}
+    return critical_path(plan, predict(plan, ReferenceCluster({}, given, PROFILE)))
+
+
+def test_the_first_token_waits_for_the_chain_before_it() -> None:
+    assert critical("d", [1000]) == ("s1",)
+    assert critical("pd", [600, 1000]) == ("s2", "s1", "s3")
+    assert critical("pqd", [300, 600, 1000]) == ("s3", "s1", "s5", "s4", "s6")
+    assert critical("pqpd", [300, 600, 800, 1000])[0] == "s3"
+
+
+def test_the_chain_begins_where_a_worker_is_busy_with_earlier_prompts() -> None:
+    assert critical("pd", [600, 1000], {("prefill_backlog", ("d",)): 2.0}) == ("s3",)
+    busy: dict[tuple[str, tuple[object, ...]], object] = {("prefill_backlog", ("q",)): 2.0}
+    assert critical("pqd", [300, 600, 1000], busy) == ("s5", "s4", "s6")

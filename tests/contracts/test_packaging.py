@@ -15,7 +15,7 @@ EXPECTED = {
     "mserve/py.typed",
     "mserve/dsl/check.py",
     "mserve/compiler/plan.py",
-    "mserve/runtime/cli.py",
+    "mserve/runtime/cli/language.py",
     "mserve/runtime/engine/models/llama.py",
     "mserve/runtime/router/executor.py",
     "mserve/grammars/mserve.lark",

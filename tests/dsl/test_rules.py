@@ -2,11 +2,13 @@
 
 import re
 import textwrap
+from pathlib import Path
 
 import pytest
 
 from mserve.dsl.check import check_text
 from mserve.dsl.rules import RULES, page_of
+from mserve.dsl.rules.document import rules_document
 
 _PAGE = re.compile(
     r".+\.\n\nWhat it does: .+?\n\nWhy it is wrong: .+?\n\n"
@@ -70,3 +72,9 @@ def test_example_breaks_the_rule_and_its_replacement_does_not(rule: str) -> None
     page = _page(rule)
     assert rule in _rules_broken_by(page["example"])
     assert rule not in _rules_broken_by(page["instead"])
+
+
+def test_the_document_is_up_to_date() -> None:
+    path = Path(__file__).parents[2] / "docs" / "rules.md"
+    command = "python -m mserve.dsl.rules > docs/rules.md"
+    assert path.read_text("utf-8") == rules_document(), f"run: {command}"

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 import warnings
@@ -33,6 +34,7 @@ class Server:
 
     process: subprocess.Popen[str]
     url: str
+    log: list[str]  # what it wrote on standard error, growing
 
     def ask(self, path: str, body: Any = None, raw: bytes | None = None) -> tuple[int, Any, Any]:
         """(status, JSON or text, headers)."""
@@ -49,6 +51,11 @@ class Server:
         is_json = headers["content-type"].startswith("application/json")
         return status, json.loads(text) if is_json else text.decode(), headers
 
+    def workers(self) -> list[tuple[int, int]]:
+        """(process of the HTTP front, process of the engine) of every worker."""
+        fronts = [pid for pid in children(self.process.pid) if "worker" in arguments_of(pid)]
+        return [(pid, engine) for pid in fronts for engine in children(pid)]
+
     def plan_of(self, headers: Any) -> Any:
         plan_id = headers["x-mserve-plan"].partition(";")[0]
         status, record, _ = self.ask(f"/v1/plans/{plan_id}")
@@ -64,8 +71,13 @@ def serving(*arguments: str) -> Iterator[Server]:
     """Runs `mserve serve ...`; afterwards Ctrl-C must end all of it with exit code 0."""
     argv = [*MSERVE, "serve", *arguments, "--port", "0", "--log-level", "warning"]
     process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    log: list[str] = []
+    reader = None
     try:
-        yield Server(process, _ready_url(process))
+        url = _ready_url(process, log)
+        reader = threading.Thread(target=lambda: log.extend(process.stderr or ()), daemon=True)
+        reader.start()  # a full pipe would stop the server
+        yield Server(process, url, log)
         family = descendants(process.pid)
         process.send_signal(signal.SIGINT)
         assert process.wait(15) == 0, "mserve serve did not end cleanly"
@@ -73,27 +85,35 @@ def serving(*arguments: str) -> Iterator[Server]:
     finally:
         if process.poll() is None:
             process.kill()
-        assert process.stderr is not None
-        process.stderr.close()
         process.wait()
+        assert process.stderr is not None
+        if reader is not None:
+            reader.join()
+        process.stderr.close()
 
 
-def _ready_url(process: subprocess.Popen[str]) -> str:
-    lines = []
+def _ready_url(process: subprocess.Popen[str], log: list[str]) -> str:
     assert process.stderr is not None
     for line in process.stderr:
-        lines.append(line)
+        log.append(line)
         if found := re.search(r"ready: (http://\S+)/v1", line):
             return found[1]
-    raise AssertionError("mserve serve ended while it started:\n" + "".join(lines))
+    raise AssertionError("mserve serve ended while it started:\n" + "".join(log))
+
+
+def children(pid: int) -> list[int]:
+    try:
+        return [int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
 
 
 def descendants(pid: int) -> list[int]:
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except FileNotFoundError:
-        return []
-    return [each for child in children for each in (int(child), *descendants(int(child)))]
+    return [each for child in children(pid) for each in (child, *descendants(child))]
+
+
+def arguments_of(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
 
 
 def is_running(pid: int) -> bool:

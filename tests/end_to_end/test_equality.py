@@ -11,13 +11,16 @@ STRATEGIES = (
     "balanced",
     "cache_aware",
     "data_parallel",
+    "deflect",
+    "handoff",
     "least_loaded",
     "migration",
+    "pipeline_prefill",
     "prefill_decode",
 )
 LENGTHS = (1, 2, 15, 16, 17, 1000)
 NUM_TOKENS = 64
-TWO_WORKERS = {"data_parallel", "least_loaded", "migration"}
+TWO_WORKERS = {"data_parallel", "handoff", "least_loaded", "migration"}
 
 
 def prompts(seed: int, lengths: tuple[int, ...]) -> list[tuple[int, ...]]:
