@@ -81,4 +81,5 @@ def _sources() -> list[str]:
         text=True,
         check=True,
     )
-    return [name for name in listed.stdout.split() if (ROOT / name).exists()]
+    kinds = (".py", ".lark", ".mserve")
+    return [n for n in listed.stdout.split() if n.endswith(kinds) and (ROOT / n).exists()]
