@@ -128,7 +128,21 @@ class EngineProcess:
             self._incoming += data
         for body in ipc.split_frames(self._incoming):
             for command in ipc.decode_commands(body):
-                self._take(command)
+                self._take_safely(command)
+
+    def _take_safely(self, command: ipc.Command) -> None:
+        """A fault of ours while a plan is handled ends that plan; only if pages can no longer be
+        accounted for, the process."""
+        try:
+            self._take(command)
+        except Exception:
+            logger.exception("a command failed: %s", type(command).__name__)
+            key = getattr(command, "key", "")
+            if isinstance(command, ipc.Submit):
+                key = command.call.key
+                problem = Problem.of(EngineFailure("The worker failed at this call."))
+                self._outgoing += ipc.encode_frame([ipc.Refused(command.request, problem)])
+            self._service.contain(key, self._clock())
 
     def _take(self, command: ipc.Command) -> None:
         now = self._clock()

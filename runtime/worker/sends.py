@@ -86,6 +86,11 @@ class Sends:
     def knows(self, ticket: str) -> bool:
         return ticket in self._outgoing
 
+    def key_of(self, ticket: str) -> str:
+        """The plan that sends under this ticket; "" if none does."""
+        outgoing = self._outgoing.get(ticket)
+        return "" if outgoing is None else outgoing.key
+
     # --- the plan's side -----------------------------------------------------------------------
 
     def open(self, key: str, call: RemoteSendCall, now: float) -> None:

@@ -4,6 +4,7 @@ Takes plan calls and what the transport brought, runs nothing itself, and hands 
 the HTTP process passes on. Whoever drives it (worker/process.py, or a virtual clock) supplies time.
 """
 
+import logging
 from collections.abc import Callable, Iterable
 
 import msgspec
@@ -14,7 +15,7 @@ from mserve.runtime.engine import events
 from mserve.runtime.engine.batching import Batch, KvStore, StepOutput
 from mserve.runtime.engine.engine import Engine
 from mserve.runtime.engine.sequence import Sequence, SequenceState
-from mserve.runtime.errors import Gone, RequestError, Unavailable
+from mserve.runtime.errors import EngineFailure, Gone, RequestError, Unavailable
 from mserve.runtime.messages import (
     CommitCall,
     PlanCall,
@@ -31,6 +32,8 @@ from mserve.runtime.worker.journal import Journal
 from mserve.runtime.worker.sends import Sends
 from mserve.runtime.worker.sessions import Session
 from mserve.runtime.worker.tickets import Ticket, Tickets
+
+logger = logging.getLogger("mserve.engine")
 
 
 class WorkerService:
@@ -258,6 +261,13 @@ class WorkerService:
         if self._end(key, now) is not None:
             self._journal.failed(key, error, step)
 
+    def contain(self, key: str, now: float) -> None:
+        """Ends the plan that a fault of ours concerned; raises AssertionError if pages are lost."""
+        self.fail(
+            key, EngineFailure("The worker failed at this request; its log says why."), "", now
+        )
+        self._engine.check_integrity()
+
     # --- inside --------------------------------------------------------------------------------
 
     def _receive(self, event: Received, now: float) -> None:
@@ -266,6 +276,17 @@ class WorkerService:
         except msgspec.DecodeError:
             self._num_malformed += 1
             return
+        try:
+            self._handle(event, message, now)
+        except Exception:
+            logger.exception("a message of another worker failed: %s", type(message).__name__)
+            self.contain(self._key_of(getattr(message, "ticket", "")), now)
+
+    def _key_of(self, ticket: str) -> str:
+        found = self._tickets.get(ticket)
+        return found.key if found is not None else self._sends.key_of(ticket)
+
+    def _handle(self, event: Received, message: wire.TransferMessage, now: float) -> None:
         match message:
             case wire.Data():
                 self._tickets.on_data(event.peer, message, event.payload, now)

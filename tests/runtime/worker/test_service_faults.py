@@ -224,3 +224,22 @@ def test_a_draining_worker_says_so(cluster: Any) -> None:
     b = cluster.add("b")
     b.service.draining = True
     assert b.service.stats().stats.draining
+
+
+def test_a_fault_of_ours_ends_the_plan_that_it_concerned_and_no_other(
+    cluster: Any, calls: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = split(cluster, calls, 90, PROMPT)
+    split(cluster, calls, 90, PROMPT[::-1], "q")
+    write = b.model._kv.write
+
+    def fail_once(*arguments: Any) -> None:
+        monkeypatch.setattr(b.model._kv, "write", write)
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(b.model._kv, "write", fail_once)
+    cluster.run()
+    assert [problem.kind for problem in b.problems("p/0")] == ["engine_error"]
+    assert b.tokens("q/0") == calls.reference(PROMPT[::-1], 8)
+    a.service.cancel("p/0", cluster.now)
+    cluster.check_clean()
