@@ -7,21 +7,16 @@ The cluster's observations are plain dictionary look-ups here: a router's own co
 
 import argparse
 import gc
-import json
-import os
-import platform
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 
-from mserve import __version__
 from mserve.compiler.pipeline import CompiledStrategy, compile_strategy
 from mserve.compiler.plan import WorkerName
 from mserve.dsl.check import check_text
+from record import write_record
 
 NUM_TOKENS = 4000
 
@@ -119,23 +114,16 @@ def figures_of(texts: dict[str, str]) -> list[Figure]:
     return found
 
 
-def record(figures: Sequence[Figure]) -> dict[str, object]:
-    return {
-        "question": "how long a decision takes",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "python": platform.python_version(),
-        "mserve": __version__,
-        "prompt_tokens": NUM_TOKENS,
-        "figures": [asdict(figure) for figure in figures],
-    }
-
-
 def main(options: argparse.Namespace) -> int:
     texts = {path: Path(path).read_text("utf-8") for path in options.files} or shipped()
     figures = figures_of(texts)
-    if options.json is not None:
-        options.json.write_text(json.dumps(record(figures), indent=2) + "\n")
+    write_record(
+        options.json,
+        "how long a decision takes",
+        ["mserve"],
+        prompt_tokens=NUM_TOKENS,
+        figures=[asdict(figure) for figure in figures],
+    )
     return 0
 
 

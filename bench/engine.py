@@ -8,17 +8,13 @@ answer greedily; rounds alternate, so that a busy machine slows both. Run it wit
 
 import argparse
 import importlib
-import json
 import os
-import platform
 import random
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib import metadata
 from importlib.resources import files
 from itertools import count
 from pathlib import Path
@@ -31,6 +27,7 @@ from mserve.runtime.engine.engine import Engine
 from mserve.runtime.engine.events import Generated
 from mserve.runtime.engine.runner import TorchRunner, load_runner
 from mserve.runtime.messages import PlanCall, Sampling, StartGenerateCall, pack_tokens
+from record import write_record
 
 Prompts = list[list[int]]
 PAGE_SIZE = 16
@@ -167,20 +164,6 @@ def report(comparisons: list[Comparison]) -> None:
         )
 
 
-def record(comparisons: list[Comparison], options: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "question": "engine tokens per second against transformers",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": metadata.version("transformers"),
-        "threads": options.threads,
-        "rounds": options.rounds,
-        "comparisons": [asdict(comparison) for comparison in comparisons],
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="engine tokens per second against transformers")
     parser.add_argument("--model", type=Path, default=Path(str(files("mserve") / "model")))
@@ -203,8 +186,14 @@ def main() -> None:
     loop, reference = EngineLoop(runner), transformers_generate(options.model)
     comparisons = [compare(loop, reference, n, options) for n in options.concurrency]
     report(comparisons)
-    if options.json is not None:
-        options.json.write_text(json.dumps(record(comparisons, options), indent=2) + "\n")
+    write_record(
+        options.json,
+        "engine tokens per second against transformers",
+        ["mserve", "torch", "transformers"],
+        threads=options.threads,
+        rounds=options.rounds,
+        comparisons=[asdict(comparison) for comparison in comparisons],
+    )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ every worker caches a random prefix of each. Bars: at least 5,000 lookups/s stra
 
 import argparse
 import asyncio
-import json
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -22,6 +21,7 @@ from mserve.runtime.cluster.membership import BlockEvents, PrefixIndex
 from mserve.runtime.cluster.prefix_index import MemoryPrefixIndex
 from mserve.runtime.cluster.prefix_redis import RedisPrefixIndex
 from mserve.runtime.cluster.redis_server import RedisServer
+from record import write_record
 
 PROMPT_BLOCKS = 64
 SHARED_BLOCKS = 16
@@ -169,5 +169,6 @@ if __name__ == "__main__":
     parser.add_argument("--duration", type=float, default=2.0, help="seconds of each measurement")
     options = parser.parse_args()
     figures = uvloop.run(main(options.duration))
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    write_record(
+        options.json, "prefix index: lookups, updates, memory", ["mserve", "redis"], **figures
+    )

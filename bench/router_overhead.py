@@ -11,10 +11,7 @@ Bars: p50 at most 1 ms and p99 at most 10 ms at 500 requests/s; 50,000 streamed 
 
 import argparse
 import asyncio
-import json
 import multiprocessing
-import os
-import platform
 import resource
 import time
 from collections.abc import Callable
@@ -53,6 +50,7 @@ from mserve.runtime.messages import (
 from mserve.runtime.router.app import create_router, serve_router
 from mserve.runtime.router.client import PLAN_PATH, HttpClient
 from mserve.runtime.tokenizer import Tokenizer
+from record import write_record
 
 NUM_WORKERS = 8
 PROMPT = "The ship had left the harbour before dawn, and nobody saw which way it went. " * 8
@@ -432,17 +430,16 @@ def main() -> None:
     show(rows, streams)
     router_pipe.send("stop")
     worker_pipe.send("stop")
-    if options.json is not None:
-        machine = {"cpus": os.cpu_count(), "python": platform.python_version()}
-        record = {
-            "strategy": options.strategy,
-            "workers": NUM_WORKERS,
-            "prompt_tokens": num_prompt,
-            "machine": machine | {"platform": platform.platform()},
-            "latency": rows,
-            "streams": streams,
-        }
-        options.json.write_text(json.dumps(record, indent=2) + "\n")
+    write_record(
+        options.json,
+        "what the router adds",
+        ["mserve", "starlette", "uvicorn", "uvloop"],
+        strategy=options.strategy,
+        workers=NUM_WORKERS,
+        prompt_tokens=num_prompt,
+        latency=rows,
+        streams=streams,
+    )
 
 
 if __name__ == "__main__":

@@ -11,10 +11,6 @@ Then the round trip of a 64-byte message. Both ends poll for 50 us before they s
 
 import argparse
 import ctypes
-import importlib.metadata
-import json
-import os
-import platform
 import select
 import statistics
 import subprocess
@@ -22,7 +18,6 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -30,6 +25,7 @@ from typing import TypeVar
 from mserve.runtime.transport.base import MAX_PAYLOAD_BYTES, Received, Slot
 from mserve.runtime.transport.ring import anonymous_pages
 from mserve.runtime.transport.ucx import UcxTransport, cma_warning
+from record import write_record
 
 TRANSFER_BYTES = 64 << 20
 NUM_ROUND_TRIPS = 2000
@@ -159,20 +155,6 @@ def measure(
     }
 
 
-def record(figures: dict[str, float], rounds: int) -> dict[str, object]:
-    return {
-        "bench": "transfer",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "python": platform.python_version(),
-        "ucxx": importlib.metadata.version("ucxx-cu13"),
-        "libucx": importlib.metadata.version("libucx-cu13"),
-        "rounds": rounds,
-        "transfer_bytes": TRANSFER_BYTES,
-        "figures": figures,
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=25, help="transfers that are timed")
@@ -196,8 +178,14 @@ def main() -> None:
             receiver.kill()
     for name, figure in figures.items():
         print(f"{name:30} {figure:10}")
-    if options.json is not None:
-        options.json.write_text(json.dumps(record(figures, options.rounds), indent=2) + "\n")
+    write_record(
+        options.json,
+        "KV between two processes against a memcpy",
+        ["mserve", "ucxx-cu13", "ucxx-cu12", "libucx-cu13", "libucx-cu12"],
+        rounds=options.rounds,
+        transfer_bytes=TRANSFER_BYTES,
+        figures=figures,
+    )
 
 
 if __name__ == "__main__":
