@@ -8,6 +8,7 @@ import asyncio
 import http.client
 import json
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
@@ -99,13 +100,23 @@ def _ask(url: str, model: str) -> None:
             raise MserveError(f"The request failed: {response.read().decode()}")
         usage = _print_words(response)
         plan_id = response.headers["x-mserve-plan"].partition(";")[0]
-        connection.request("GET", f"/v1/plans/{plan_id}")
-        record = json.load(connection.getresponse())
+        record = _finished_plan(connection, plan_id)
     _say(
         f"\n{usage['prompt_tokens']} prompt tokens, {usage['completion_tokens']} generated."
         f" The plan as it was executed (GET /v1/plans/{plan_id}):\n"
     )
     print(render_timeline(record))
+
+
+def _finished_plan(connection: http.client.HTTPConnection, plan_id: str) -> dict[str, Any]:
+    """The plan's record once its last reports are in, which may be just after the last word."""
+    for _ in range(100):
+        connection.request("GET", f"/v1/plans/{plan_id}")
+        record: dict[str, Any] = json.load(connection.getresponse())
+        if record["state"] != "running":
+            break
+        time.sleep(0.02)
+    return record
 
 
 def _print_words(response: http.client.HTTPResponse) -> dict[str, Any]:

@@ -13,10 +13,12 @@ from typing import Any, TypeVar
 
 import uvicorn
 import uvloop
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mserve.runtime.errors import ConfigError
 
+_JSON = [(b"content-type", b"application/json")]
+_STOPPING = b'{"error":{"message":"The server is stopping.","type":"unavailable_error"}}'
 Result = TypeVar("Result")
 
 GRACE_S = 3  # for requests still running when the server stops; less than a supervisor waits
@@ -37,6 +39,9 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         listener.bind((host, port))
         listener.listen(2048)
+    except OverflowError:
+        listener.close()
+        raise ConfigError(f"--port goes from 0 to 65535, not {port}.") from None
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
@@ -57,8 +62,9 @@ def url_of(listener: socket.socket, advertise: str = "") -> str:
 
 async def serve(app: ASGIApp, listener: socket.socket) -> None:
     """Serves until cancelled; then lets running requests end for `GRACE_S`."""
+    stopping = asyncio.Event()
     config = uvicorn.Config(
-        app,
+        _ended_quietly(app, stopping),
         http="httptools",
         ws="none",
         lifespan="off",
@@ -76,9 +82,26 @@ async def serve(app: ASGIApp, listener: socket.socket) -> None:
     try:
         await asyncio.shield(serving)
     finally:
+        stopping.set()
         server.should_exit = True
         with suppress(asyncio.CancelledError):
             await serving
+
+
+def _ended_quietly(app: ASGIApp, stopping: asyncio.Event) -> ASGIApp:
+    """Requests that outlast the grace period are cancelled: that is no fault worth a traceback."""
+
+    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await app(scope, receive, send)
+        except asyncio.CancelledError:
+            if not stopping.is_set():
+                raise
+            with suppress(RuntimeError):  # an answer that has begun just ends
+                await send({"type": "http.response.start", "status": 503, "headers": _JSON})
+                await send({"type": "http.response.body", "body": _STOPPING})
+
+    return wrapped
 
 
 def run_until_stopped(main: Callable[[asyncio.Event], Coroutine[Any, Any, Result]]) -> Result:

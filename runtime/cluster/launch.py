@@ -205,6 +205,8 @@ class _Output(asyncio.Protocol):
     async def open(cls, log: Path | None) -> tuple["_Output", int]:
         """The reader, and the descriptor to write to, which the caller closes."""
         try:
+            if log is not None:
+                log.parent.mkdir(parents=True, exist_ok=True)
             file = log.open("ab", buffering=0) if log else None
         except OSError as error:
             raise ConfigError(f"The log file {log} cannot be written: {error}") from None

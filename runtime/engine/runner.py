@@ -91,9 +91,13 @@ def load_runner(
     pages = num_pages or _pages_in(kv_memory_bytes or 0, config, torch_dtype, page_size)
     with Checkpoint(folder, torch_dtype, torch_device) as checkpoint:
         weights = LlamaWeights.load(config, checkpoint)
-    pool = KvPool(
-        config, num_pages=pages, page_size=page_size, dtype=torch_dtype, device=torch_device
-    )
+    try:
+        pool = KvPool(
+            config, num_pages=pages, page_size=page_size, dtype=torch_dtype, device=torch_device
+        )
+    except RuntimeError as error:  # torch has no narrower one for "out of memory" on the CPU
+        size = pages * page_size * bytes_per_token(config, torch_dtype)
+        raise ConfigError(f"{size >> 20} MiB of KV memory cannot be had: {error}") from None
     return TorchRunner(
         model=Llama(config, weights),
         pool=pool,

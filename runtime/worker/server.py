@@ -18,11 +18,17 @@ import msgspec
 from starlette.types import ASGIApp
 
 from mserve.runtime.clock import LoopClock
-from mserve.runtime.cluster.membership import PrefixIndex, Registry, WorkerInfo
+from mserve.runtime.cluster.membership import (
+    HEARTBEAT_INTERVAL_S,
+    HEARTBEAT_TIMEOUT_S,
+    PrefixIndex,
+    Registry,
+    WorkerInfo,
+)
 from mserve.runtime.cluster.prefix_redis import RedisPrefixIndex
 from mserve.runtime.cluster.registry_redis import RedisRegistry
 from mserve.runtime.config import ClusterOptions, EngineOptions
-from mserve.runtime.errors import MserveError
+from mserve.runtime.errors import ConfigError, MserveError
 from mserve.runtime.http_server import bind, serve, url_of
 from mserve.runtime.tokenizer import Tokenizer
 from mserve.runtime.worker import ipc
@@ -85,6 +91,7 @@ async def run_worker(config: WorkerConfig, connect: Connect, stop: asyncio.Event
 
     link = EngineLink(publish)
     try:
+        await _wait_for_name(registry, config.name)
         ready = await link.start(config.engine)
         info = _describe(config, ready, listener)
         limit_s = HANG_S + 4 * info.cost.prefill_time(config.engine.max_batch_tokens)
@@ -107,6 +114,19 @@ async def run_worker(config: WorkerConfig, connect: Connect, stop: asyncio.Event
         await link.stop()
         await registry.close()
         await index.close()
+
+
+async def _wait_for_name(registry: Registry, name: str) -> None:
+    """Until no worker of this name is alive: an earlier one that crashed is forgotten soon. Raises
+    ConfigError for one that lives on, which this one would otherwise replace."""
+    deadline = asyncio.get_running_loop().time() + HEARTBEAT_TIMEOUT_S + HEARTBEAT_INTERVAL_S
+    while any(member.info.name == name for member in await registry.members()):
+        if asyncio.get_running_loop().time() > deadline:
+            raise ConfigError(
+                f"A worker named {name} is alive in this cluster. Give this one another --name, or"
+                " its cluster another --cluster-id."
+            )
+        await asyncio.sleep(0.1)
 
 
 async def _serve(

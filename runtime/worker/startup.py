@@ -95,7 +95,12 @@ def _build(config: ipc.EngineConfig) -> tuple[WorkerService, ModelRunner, Transp
         head_dim=runner.config.head_dim,
     )
     # An answer that no number of pages could hold ends at its limit, not with an error.
-    limit = min(runner.config.max_positions, runner.pool.num_pages * config.page_size)
+    positions = runner.config.max_positions
+    if config.max_model_len is not None and config.max_model_len > positions:
+        raise ConfigError(
+            f"--max-model-len is {config.max_model_len}, but the model has {positions} positions."
+        )
+    limit = min(positions, runner.pool.num_pages * config.page_size)
     engine = Engine(
         EngineConfig(
             page_size=config.page_size,

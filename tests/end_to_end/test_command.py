@@ -109,6 +109,7 @@ def test_redis_unreachable() -> None:
         (("--cluster", "decoder=2"), "has no pool 'decoder'; it has prefill, decode"),
         (("--cluster", "decode"), "POOL=COUNT"),
         (("--cluster-id", "a b"), "--cluster-id"),
+        (("--port", "99999"), "--port goes from 0 to 65535"),
     ],
 )
 def test_bad_options(arguments: tuple[str, ...], says: str) -> None:
@@ -117,11 +118,15 @@ def test_bad_options(arguments: tuple[str, ...], says: str) -> None:
     assert says in done.stderr
 
 
-def test_a_worker_that_cannot_start_says_why() -> None:
-    done = run("serve", "data_parallel", "--port", "0", "--kv-memory", "100B")
+@pytest.mark.parametrize(
+    ("size", "says"), [("100B", "KV memory hold no page"), ("100TiB", "KV memory cannot be had")]
+)
+def test_a_worker_that_cannot_start_says_why(size: str, says: str) -> None:
+    done = run("serve", "data_parallel", "--port", "0", "--kv-memory", size)
     assert done.returncode == 2
     assert "Worker workers-0 could not start (exit code 2). Last lines:" in done.stderr
-    assert "KV memory hold no page" in done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @contextmanager
@@ -175,6 +180,18 @@ def test_router_and_workers_can_be_started_one_by_one(serve: Any) -> None:
             )
             with urllib.request.urlopen(request, timeout=30) as response:
                 assert response.headers["x-mserve-plan"].endswith("route=disaggregated")
+
+
+def test_a_name_that_is_taken_is_refused() -> None:
+    with redis_server() as url:
+        cluster = ("worker", "--pool", "decode", "--redis", url)
+        with background(*cluster) as first:
+            assert first.stderr is not None
+            assert any("serves at" in line for line in first.stderr)
+            second = run(*cluster)
+            assert second.returncode == 2
+            assert "A worker named decode-0 is alive in this cluster" in second.stderr
+            assert first.poll() is None
 
 
 def wait_ready(address: str) -> None:
