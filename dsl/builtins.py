@@ -4,6 +4,7 @@ The one definition that resolution, types, stages, hover and completion share: w
 what it gives, when it may be used, and a line that says what it means. Units are in types.py.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -49,6 +50,28 @@ class Builtin:
     stage: Stage
     doc: str
     variadic: bool = False
+
+    def form(self, folds: bool) -> str:
+        """How it is written: `load(WORKER)`, `argmin(NUMBER for w in POOL where COND)`."""
+        words = [_WORDS[each] for each in self.takes]
+        if folds:
+            return f"{self.name}({words[0]} for w in POOL where COND)"
+        more = ", ..." if self.variadic else ""
+        return f"{self.name}({', '.join(words)}{more})" if words else self.name
+
+
+_WORDS: Mapping[Type | Role, str] = {
+    WORKER: "WORKER",
+    POOL: "POOL",
+    COUNT: "COUNT",
+    BOOL: "COND",
+    Role.PROMPT: "prompt",
+    Role.ROUTE: "ROUTE",
+    Role.KEY: "KEY",
+    Role.QUOTED: '"name"',
+    Role.NUMBER: "NUMBER",
+    Role.BOOL_OR_WORKER: "COND",
+}
 
 
 def _table(*builtins: Builtin) -> dict[str, Builtin]:

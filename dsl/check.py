@@ -12,8 +12,9 @@ from mserve.dsl.cost import find_costs
 from mserve.dsl.demands import check_types
 from mserve.dsl.dependencies import Order, check_cycles, find_order
 from mserve.dsl.diagnostics import Diagnostic, Severity
-from mserve.dsl.guards import check_guards
+from mserve.dsl.guards import check_bounds, check_guards
 from mserve.dsl.inference import Inference
+from mserve.dsl.intervals import Intervals
 from mserve.dsl.names import check_names
 from mserve.dsl.params import check_params
 from mserve.dsl.parser import Parsed, parse
@@ -87,7 +88,9 @@ def _check_meaning(source: Source, parsed: Parsed) -> list[Diagnostic]:
         problems += _check_whole(strategy, symbols, order)
         problems += check_usage(strategy, symbols, inference, meant)
     if not _has_errors(problems):
-        problems += check_guards(strategy, symbols, order)
+        intervals = Intervals(symbols, order)
+        problems += check_guards(strategy, intervals)
+        problems += check_bounds(strategy, intervals, inference)
     return problems
 
 

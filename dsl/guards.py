@@ -1,238 +1,65 @@
-"""Which guards always, or never, hold: evaluation over intervals of literals and params' ranges.
+"""Which guards always, or never, hold, and which ranges cannot be what was meant.
 
-An observation may have any value of its kind. Conservative: parts that depend on each other are
-taken for independent, so a guard that is reported is constant.
+Both by evaluation over intervals (intervals.py), so only what holds for all values is reported.
 """
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 
-from mserve.dsl import builtins, syntax
-from mserve.dsl.constants import arithmetic, value_of
-from mserve.dsl.dependencies import Order
+from mserve.dsl import syntax
+from mserve.dsl.constants import value_of
 from mserve.dsl.diagnostics import Diagnostic
+from mserve.dsl.inference import Inference
+from mserve.dsl.intervals import Interval, Intervals, Truth
+from mserve.dsl.rules.prompt import doubtful_bound
 from mserve.dsl.rules.routes import constant_guard
-from mserve.dsl.symbols import Symbols
 from mserve.dsl.syntax import Expr
+from mserve.dsl.traversal import parts
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """Numbers from `low` to `high`, both included."""
-
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True)
-class Truth:
-    """Which truth values are possible."""
-
-    can_hold: bool
-    can_fail: bool
-
-
-Value = Interval | Truth | None  # None: anything (a worker, a text, an unknown)
-
-ANY_NUMBER = Interval(-math.inf, math.inf)
-NOT_NEGATIVE = Interval(0, math.inf)
-SHARE = Interval(0, 1)
-EITHER = Truth(True, True)
-
-_SHARES = frozenset(["kv_used", "hit_rate", "decode_share"])
-_FOLD_TRUTHS = frozenset(["any", "all"])
-
-
-def check_guards(strategy: syntax.Strategy, symbols: Symbols, order: Order) -> Iterator[Diagnostic]:
-    evaluator = _Evaluator(symbols)
-    for reference in order.order:
-        declaration = None if reference.route else symbols.names[reference.name]
-        if isinstance(declaration, syntax.Let):
-            evaluator.lets[declaration.name] = evaluator.value(declaration.value, {})
+def check_guards(strategy: syntax.Strategy, intervals: Intervals) -> Iterator[Diagnostic]:
     for route in strategy.routes:
         if route.guard is None:
             continue
-        value = evaluator.value(route.guard, {})
+        value = intervals.value(route.guard)
         if isinstance(value, Truth) and value.can_hold != value.can_fail:
             yield constant_guard(route.guard.span, route.name, value.can_hold)
 
 
-@dataclass
-class _Evaluator:
-    symbols: Symbols
-    lets: dict[str, Value] = field(default_factory=dict)
-    calls: dict[tuple[str, tuple[Value, ...]], Value] = field(default_factory=dict)
-
-    def value(self, expr: Expr, variables: Mapping[str, Value]) -> Value:
-        match expr:
-            case syntax.Number():
-                return Interval(expr.value, expr.value)
-            case syntax.Boolean():
-                return Truth(expr.value, not expr.value)
-            case syntax.Name():
-                return self._name(expr, variables)
-            case syntax.Unary():
-                return _negated(self.value(expr.operand, variables))
-            case syntax.Binary():
-                left, right = self.value(expr.left, variables), self.value(expr.right, variables)
-                return _combined(expr.op, left, right)
-            case syntax.Conditional():
-                return self._conditional(expr, variables)
-            case syntax.Call():
-                return self._call(expr, variables)
-            case syntax.Fold():
-                return self._fold(expr, variables)
-            case _:
-                return None
-
-    def _name(self, expr: syntax.Name, variables: Mapping[str, Value]) -> Value:
-        if expr.name in variables:
-            return variables[expr.name]
-        declaration = self.symbols.names.get(expr.name)
-        if isinstance(declaration, syntax.Let):
-            return self.lets.get(expr.name)
-        if isinstance(declaration, syntax.Param):
-            low, high = value_of(declaration.low), value_of(declaration.high)
-            return None if low is None or high is None or low > high else Interval(low, high)
-        return _observed(expr.name)
-
-    def _call(self, expr: syntax.Call, variables: Mapping[str, Value]) -> Value:
-        arguments = tuple(self.value(arg, variables) for arg in expr.args)
-        definition = self.symbols.names.get(expr.name)
-        if isinstance(definition, syntax.Def):
-            key = expr.name, arguments
-            if key not in self.calls:
-                named = dict(zip(definition.parameters, arguments, strict=False))
-                self.calls[key] = self.value(definition.value, named)
-            return self.calls[key]
-        numbers = [argument for argument in arguments if isinstance(argument, Interval)]
-        if expr.name in _ARITHMETIC and numbers and len(numbers) == len(arguments):
-            return _ARITHMETIC[expr.name](numbers)
-        return _observed(expr.name)
-
-    def _fold(self, expr: syntax.Fold, variables: Mapping[str, Value]) -> Value:
-        value = self.value(expr.value, {**variables, expr.variable: None})
-        if expr.op == "count":
-            return NOT_NEGATIVE
-        if expr.op in _FOLD_TRUTHS:
-            return EITHER
-        if expr.op == "sum" and isinstance(value, Interval):
-            return NOT_NEGATIVE if value.low >= 0 else ANY_NUMBER
-        return value if expr.op in ("min", "max", "mean") else None
-
-    def _conditional(self, expr: syntax.Conditional, variables: Mapping[str, Value]) -> Value:
-        return _either(self.value(expr.then, variables), self.value(expr.otherwise, variables))
+def check_bounds(
+    strategy: syntax.Strategy, intervals: Intervals, inference: Inference
+) -> Iterator[Diagnostic]:
+    for route in strategy.routes:
+        for step in route.steps:
+            if isinstance(step, syntax.Generate) or isinstance(step.range, syntax.Rest):
+                continue
+            for bound in parts(step.range):
+                yield from _check_bound(bound, intervals, inference)
 
 
-def _observed(name: str) -> Value:
-    if name in _SHARES:
-        return SHARE
-    if name == "priority":
-        return ANY_NUMBER
-    return NOT_NEGATIVE if name in _NUMERIC else None
+def _check_bound(bound: Expr, intervals: Intervals, inference: Inference) -> Iterator[Diagnostic]:
+    value, found = intervals.value(bound), inference.type_of(bound)
+    if not isinstance(value, Interval):
+        return
+    constant = value_of(bound)
+    if value.high < 0:
+        message = "this bound is before the prompt's beginning: below 0 is 0"
+        help_ = "count from the end with a ratio, `prompt[:100% - tail]`, or `tokens(prompt) - 10`"
+        yield doubtful_bound(bound.span, message, help_)
+    elif found.is_ratio and value.low > 1:
+        message = f"this is a ratio of the prompt, and at least {value.low * 100:g}%"
+        yield doubtful_bound(bound.span, message, _ratio_hint(constant))
+    elif found.untyped and constant is not None and 0 < constant < 1:
+        message = f"{constant:g} of a token is none: a bare number counts tokens here"
+        yield doubtful_bound(
+            bound.span, message, f"for a part of the prompt write `{constant * 100:g}%`"
+        )
 
 
-def _negated(value: Value) -> Value:
-    if isinstance(value, Interval):
-        return Interval(-value.high, -value.low)
-    return Truth(value.can_fail, value.can_hold) if isinstance(value, Truth) else None
-
-
-def _combined(op: str, left: Value, right: Value) -> Value:
-    if op in ("and", "or"):
-        return _logic(op, left, right)
-    if isinstance(left, Interval) and isinstance(right, Interval):
-        return _arithmetic(op, left, right) if op in "+-*/" else _compared(op, left, right)
-    return ANY_NUMBER if op in "+-*/" else EITHER
-
-
-def _logic(op: str, left: Value, right: Value) -> Truth:
-    a = left if isinstance(left, Truth) else EITHER
-    b = right if isinstance(right, Truth) else EITHER
-    if op == "and":
-        return Truth(a.can_hold and b.can_hold, a.can_fail or b.can_fail)
-    return Truth(a.can_hold or b.can_hold, a.can_fail and b.can_fail)
-
-
-def _arithmetic(op: str, left: Interval, right: Interval) -> Interval:
-    """The hull of the corners; where infinities or a zero divisor take part, anything."""
-    corners = (left.low, left.high, right.low, right.high)
-    if op == "/" and right.low <= 0 <= right.high:
-        return ANY_NUMBER
-    if op == "+" and all(corner > -math.inf for corner in corners):
-        return Interval(left.low + right.low, left.high + right.high)
-    if op == "*" and left.low >= 0 and right.low >= 0:
-        return Interval(left.low * right.low, _product(left.high, right.high))
-    if not all(map(math.isfinite, corners)):
-        return ANY_NUMBER
-    found = [arithmetic(op, a, b) for a in (left.low, left.high) for b in (right.low, right.high)]
-    numbers = [number for number in found if number is not None]
-    return Interval(min(numbers), max(numbers))
-
-
-def _product(left: float, right: float) -> float:
-    return 0.0 if 0 in (left, right) else left * right
-
-
-def _compared(op: str, left: Interval, right: Interval) -> Truth:
-    match op:
-        case "<":
-            return Truth(left.low < right.high, left.high >= right.low)
-        case "<=":
-            return Truth(left.low <= right.high, left.high > right.low)
-        case ">" | ">=":
-            return _compared("<" if op == ">" else "<=", right, left)
-    disjoint = left.high < right.low or right.high < left.low
-    same = left == right and left.low == left.high
-    equal = Truth(not disjoint, not same)
-    return equal if op == "==" else Truth(equal.can_fail, equal.can_hold)
-
-
-def _either(left: Value, right: Value) -> Value:
-    if isinstance(left, Interval) and isinstance(right, Interval):
-        return Interval(min(left.low, right.low), max(left.high, right.high))
-    if isinstance(left, Truth) and isinstance(right, Truth):
-        return Truth(left.can_hold or right.can_hold, left.can_fail or right.can_fail)
-    return None
-
-
-def _clamped(values: Sequence[Interval]) -> Interval:
-    """`clamp(x, low, high)` is `min(max(x, low), high)`."""
-    return _smallest([_largest(values[:2]), *values[2:]])
-
-
-def _smallest(values: Sequence[Interval]) -> Interval:
-    return Interval(min(each.low for each in values), min(each.high for each in values))
-
-
-def _largest(values: Sequence[Interval]) -> Interval:
-    return Interval(max(each.low for each in values), max(each.high for each in values))
-
-
-def _absolute(values: Sequence[Interval]) -> Interval:
-    value = values[0]
-    low = 0.0 if value.low <= 0 <= value.high else min(abs(value.low), abs(value.high))
-    return Interval(low, max(abs(value.low), abs(value.high)))
-
-
-def _floored(values: Sequence[Interval]) -> Interval:
-    low, high = values[0].low, values[0].high
-    return Interval(
-        math.floor(low) if math.isfinite(low) else low,
-        math.floor(high) if math.isfinite(high) else high,
-    )
-
-
-_ARITHMETIC: Mapping[str, Callable[[Sequence[Interval]], Interval]] = {
-    "min": _smallest,
-    "max": _largest,
-    "clamp": _clamped,
-    "abs": _absolute,
-    "floor": _floored,
-}
-_NUMERIC = frozenset(
-    builtin.name
-    for builtin in (*builtins.BARE.values(), *builtins.CALLS.values())
-    if builtin.result is not None and builtin.result.is_number
-)
+def _ratio_hint(constant: float | None) -> str:
+    if constant is None:
+        return (
+            "a bare number times a ratio is a ratio; for tokens begin with `tokens(prompt) * ...`"
+        )
+    if constant < 10:
+        return "the prompt ends at `100%`"
+    return f"a bare number times a ratio is a ratio; for {constant:g} tokens write `{constant:g}`"

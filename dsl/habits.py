@@ -25,9 +25,11 @@ def _written(found: str, replacement: str, kind: str) -> Habit:
 
 # --- characters that begin no token: the first pattern that matches counts --------------------
 
-_QUOTED = r"""'[^'\r\n]*'|[\u2018\u2019][^\u2018\u2019\r\n]*\u2019|[\u201c\u201d\u201e][^\u201c\u201d\r\n]*[\u201c\u201d]"""
+QUOTED = re.compile(
+    r"""'[^'\r\n]*'|[\u2018\u2019][^\u2018\u2019\r\n]*\u2019|[\u201c\u201d\u201e][^\u201c\u201d\r\n]*[\u201c\u201d]"""
+)
 _SINGLE_QUOTE = Habit('a text stands in straight double quotes: "..."')
-_SPACE = Habit("this blank is a special character", replacement=" ")
+_SPACE = Habit("this blank is a special character", "write a plain blank", replacement=" ")
 _REMAINDER = Habit(
     "there is no remainder operator", "a ratio is written without a blank: `10%`", kind="STAR"
 )
@@ -41,7 +43,7 @@ CHARACTERS: tuple[tuple[re.Pattern[str], Habit], ...] = tuple(
         (r";", Habit("declarations and steps end by themselves, without `;`", replacement="")),
         (r"%", _REMAINDER),
         (r"[\u2018\u2019\u201c\u201d\u201e']", _SINGLE_QUOTE),
-        (r"[\u2010-\u2015\u2212]", _written("\N{MINUS SIGN}", "-", "MINUS")),
+        (r"[\u2010-\u2015\u2212]", Habit("this dash is no minus sign", "", "-", "MINUS")),
         (r"\u00d7", _written("\u00d7", "*", "STAR")),
         (r"\u00f7", _written("\u00f7", "/", "SLASH")),
         (r"\u2264", _written("\u2264", "<=", "COMPARISON")),
@@ -51,10 +53,10 @@ CHARACTERS: tuple[tuple[re.Pattern[str], Habit], ...] = tuple(
         (r"[\u00a0\u2000-\u200b\u202f\u205f\u3000\ufeff]+", _SPACE),
         (r"\?", Habit("`?` has no meaning here", "one of two values is `x if c else y`")),
         (
-            r"(?<=[A-Za-z0-9_\])])\.(?=[A-Za-z_])",
+            r"(?<=[A-Za-z0-9_\])])\.(?=[A-Za-z0-9_])",
             Habit(
-                "nothing has members that are reached with `.`",
-                "ask with a call: `load(d)`, `tokens(prompt)`",
+                "an observation is called, not reached with `.`",
+                "write `load(d)`, `tokens(prompt)`",
             ),
         ),
         (
@@ -70,8 +72,7 @@ CHARACTERS: tuple[tuple[re.Pattern[str], Habit], ...] = tuple(
         (r"\^", Habit("there is no operator `^`", "multiply: `x * x`")),
     )
 )
-QUOTED = re.compile(_QUOTED)
-FRACTION = re.compile(r"\.[0-9]+(?:%|[A-Za-z]+)?(?![A-Za-z0-9_.])")
+FRACTION = re.compile(r"(?<![A-Za-z0-9_)\]])\.[0-9]+(?:%|[A-Za-z]+)?(?![A-Za-z0-9_.])")
 
 
 # --- several tokens that read as one: what the parser stops at, with what touches it ----------
@@ -95,15 +96,37 @@ SEQUENCES: Mapping[str, Habit] = {
     "!==": Habit("`!==` is written `!=`", replacement="!="),
     "=<": Habit("`=<` is written `<=`", replacement="<="),
     "<>": Habit("`<>` is written `!=`", replacement="!="),
-    "...": Habit("a range of values is written with two dots", replacement=".."),
     "::": Habit("a part of the prompt has two bounds", "write `prompt[a:b]`"),
     **dict.fromkeys(("+=", "-=", "*=", "/=", "++"), _CHANGE),
 }
 
 
+# --- words that the parser stops at, or behind -------------------------------------------------
+
+_EQUAL = Habit("equality is written `==`", replacement="==")
+WORDS: Mapping[str, Habit] = {
+    **dict.fromkeys(("is", "equals", "eq"), _EQUAL),
+    "then": Habit("a conditional has no `then`", "write `x if c else y`"),
+    "xor": Habit("there is no `xor`", "truth values are compared with `!=`"),
+    "mod": Habit("there is no remainder operator"),
+}
+_RETURN = Habit("a definition is one expression, without `return`", "write `def f(x) = x + 1`")
+BEFORE: Mapping[str, Habit] = {
+    "return": _RETURN,
+    "lambda": Habit("a function is declared with `def`", "write `def f(x) = x + 1`"),
+    "await": Habit("nothing is waited for here", "leave `await` out"),
+}
+
+
 # --- what stands where a declaration should ---------------------------------------------------
 
-_COMMENT = Habit("a comment begins with `#`", replacement="#")
+_HASH = Habit("a comment begins with `#`", replacement="#")
+COMMENTS: Mapping[str, Habit] = {
+    **dict.fromkeys(("//", "///", "--"), _HASH),
+    **dict.fromkeys(
+        ("/*", "/**"), Habit("a comment begins with `#`", "write `#` in front of each line")
+    ),
+}
 _BINDING = Habit("a binding is declared with `let`", replacement="let")
 _DEFINITION = Habit("a function is declared with `def`", replacement="def")
 _CONDITION = Habit("a condition stands in a route", "write `route NAME when COND { ... }`")
@@ -113,8 +136,6 @@ _LOOP = Habit(
 _STEP = Habit("a step stands in a route", "write `route NAME { ... }` around the steps")
 _TEST_LINE = Habit("this stands in a test", 'write `test "what is shown" { ... }` around it')
 
-COMMENTS = ("//", "/*", "--")
-COMMENT = _COMMENT
 STRAY: Mapping[str, Habit] = {
     **dict.fromkeys(("if", "else", "when", "elif", "unless", "switch", "case"), _CONDITION),
     **dict.fromkeys(("for", "while", "foreach", "loop"), _LOOP),
@@ -124,17 +145,18 @@ STRAY: Mapping[str, Habit] = {
     **dict.fromkeys(("given", "expect", "cluster"), _TEST_LINE),
     "import": Habit("a strategy is one file and imports nothing"),
     "from": Habit("a strategy is one file and imports nothing"),
-    "return": Habit("a definition is one expression, without `return`", "write `def f(x) = x + 1`"),
-    "}": Habit("this `}` closes nothing"),
-    ")": Habit("this `)` closes nothing"),
-    "]": Habit("this `]` closes nothing"),
+    "in": Habit(
+        "`in` asks nothing here",
+        "it belongs to `for w in POOL` and to a param's range; workers are compared with `==`",
+    ),
 }
 
 
 # --- names ------------------------------------------------------------------------------------
 
 _NOTHING = Habit(
-    "nothing is null here", "a route that meets something missing is passed over by itself"
+    "there is no value for nothing",
+    'a text that is absent is `""`; a route that meets something missing is passed over by itself',
 )
 NAMES: Mapping[str, Habit] = {
     **{
@@ -147,7 +169,7 @@ NAMES: Mapping[str, Habit] = {
         Habit("the length of the prompt is `tokens(prompt)`"),
     ),
     **dict.fromkeys(
-        ("argMin", "minimum", "best", "least_loaded", "pick", "choose", "select"),
+        ("pick", "choose", "select", "least_loaded"),
         Habit("a worker is chosen with `argmin`", "write `argmin(load(w) for w in POOL)`"),
     ),
     **dict.fromkeys(

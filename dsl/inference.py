@@ -12,8 +12,16 @@ from typing import Any
 from mserve.dsl import builtins, syntax, types
 from mserve.dsl.builtins import Builtin, Role
 from mserve.dsl.diagnostics import Diagnostic, Label
-from mserve.dsl.hints import call_hint, choice_hint, plays, suffix_hint
-from mserve.dsl.rules.units import unit_mismatch, wrong_type, wrong_unit
+from mserve.dsl.hints import (
+    call_hint,
+    choice_hint,
+    fold_hint,
+    function_hint,
+    is_observation,
+    plays,
+    suffix_hint,
+)
+from mserve.dsl.rules.units import unit_mismatch, wrong_call, wrong_type, wrong_unit
 from mserve.dsl.symbols import Symbols
 from mserve.dsl.syntax import Expr, Span
 from mserve.dsl.types import BOOL, COUNT, RATIO, UNKNOWN, UNTYPED, WORKER, Type
@@ -157,8 +165,8 @@ class Inference:
         if isinstance(declaration, syntax.Pool):
             return replace(types.POOL, pools=frozenset([expr.name]))
         if declaration is not None or expr.name in builtins.NAMES:
-            hint = f"call it: `{expr.name}(...)`"
-            self._report(wrong_type(expr.span, "a value", "the name of a function", hint))
+            message = f"`{expr.name}` is a function, not a value"
+            self._report(wrong_call(expr.span, message, help=function_hint(expr.name)))
         return UNKNOWN
 
     def param(self, param: syntax.Param) -> Type:
@@ -174,12 +182,23 @@ class Inference:
         builtin = builtins.CALLS.get(expr.name)
         if builtin is not None:
             return self._call_builtin(expr, builtin, variables)
+        if expr.name in builtins.FOLDS:
+            self._report_unfolded(expr, variables)
+            return UNKNOWN
         for arg in expr.args:
             self.type_of(arg, variables)
         if definition is not None or expr.name in variables or expr.name in builtins.NAMES:
-            hint = call_hint(expr.name)
-            self._report(wrong_type(expr.name_span, "a function", f"`{expr.name}`", hint))
+            message, hint = f"`{expr.name}` is no function", call_hint(expr.name)
+            self._report(wrong_call(expr.name_span, message, help=hint))
         return UNKNOWN
+
+    def _report_unfolded(self, expr: syntax.Call, variables: Variables) -> None:
+        """`argmin(load, decode)`: what looks at each worker of a pool, called like a function."""
+        found = [
+            UNKNOWN if is_observation(arg) else self.type_of(arg, variables) for arg in expr.args
+        ]
+        message = f"`{expr.name}` looks at each worker of a pool"
+        self._report(wrong_call(expr.span, message, help=fold_hint(expr, found)))
 
     def _call_definition(
         self, expr: syntax.Call, definition: syntax.Def, variables: Variables
@@ -207,10 +226,20 @@ class Inference:
             return True
         count = "no argument" if wanted == 0 else f"{wanted} argument{'s' * (wanted > 1)}"
         least = "at least " if variadic else ""
-        self._report(wrong_type(expr.span, f"{least}{count} for `{expr.name}`", f"{given}"))
+        message = f"`{expr.name}` takes {least}{count}, not {given}"
+        self._report(wrong_call(expr.span, message, help=self._form_hint(expr.name)))
         return False
 
+    def _form_hint(self, name: str) -> str:
+        definition = self._symbols.names.get(name)
+        if isinstance(definition, syntax.Def):
+            return f"write `{name}({', '.join(definition.parameters)})`"
+        return f"write `{builtins.CALLS[name].form(folds=False)}`"
+
     def _call_builtin(self, expr: syntax.Call, builtin: Builtin, variables: Variables) -> Type:
+        if expr.name in builtins.FOLDS and len(expr.args) == 1:
+            self._report_unfolded(expr, variables)
+            return UNKNOWN
         if not self._fits(expr, len(builtin.takes), builtin.variadic):
             return builtin.result or UNKNOWN
         if builtin.takes[0] is Role.NUMBER:
@@ -228,7 +257,8 @@ class Inference:
             return UNKNOWN  # a name of the routes' own namespace
         found = self.type_of(arg, variables)
         if found != UNKNOWN and not plays(arg, found, wanted):
-            self._report(wrong_type(arg.span, wanted.value, str(found)))
+            hint = "write `tokens(prompt)`" if wanted is Role.PROMPT else ""
+            self._report(wrong_type(arg.span, wanted.value, str(found), hint))
         return UNKNOWN
 
     # --- comprehensions ----------------------------------------------------------------------

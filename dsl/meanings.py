@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mserve.dsl import builtins, syntax
-from mserve.dsl.builtins import Builtin, Role, Stage
+from mserve.dsl.builtins import Builtin, Stage
 from mserve.dsl.settings import Choice, Constant, Specification, Word
 from mserve.dsl.symbols import Declaration
 from mserve.dsl.syntax import Span
-from mserve.dsl.types import BOOL, COUNT, UNKNOWN, WORKER, Kind, Type
+from mserve.dsl.types import UNKNOWN, WORKER, Kind, Type
 from mserve.dsl.unparse import declaration as unparsed
 from mserve.dsl.unparse import signature
 
@@ -80,41 +80,21 @@ def of_parameter(name: str, definition: syntax.Def, declared: Span) -> Meaning:
 
 def of_builtin(builtin: Builtin) -> Meaning:
     result = in_words(builtin.result) if builtin.result is not None else "the unit of its arguments"
-    return Meaning(_kind_of(builtin), builtin.name, _form(builtin), result, builtin.doc)
+    return Meaning(
+        _kind_of(builtin), builtin.name, builtin.form(_is_fold(builtin)), result, builtin.doc
+    )
 
 
 def _kind_of(builtin: Builtin) -> str:
     if builtin.result == WORKER:
         return "choice"
-    if builtins.FOLDS.get(builtin.name) is builtin:
+    if _is_fold(builtin):
         return "aggregate"
     return "function" if builtin.stage is Stage.CONSTANT else "observation"
 
 
-def _form(builtin: Builtin) -> str:
-    """`load(WORKER)`, `argmin(NUMBER for w in POOL where COND)`, `max_tokens`."""
-    if builtins.FOLDS.get(builtin.name) is builtin:
-        value = _ROLES[builtin.takes[0]]
-        return f"{builtin.name}({value} for w in POOL where COND)"
-    if not builtin.takes:
-        return builtin.name
-    arguments = ", ".join(_ROLES[each] for each in builtin.takes)
-    more = ", ..." if builtin.variadic else ""
-    return f"{builtin.name}({arguments}{more})"
-
-
-_ROLES: Mapping[Type | Role, str] = {
-    WORKER: "WORKER",
-    COUNT: "COUNT",
-    BOOL: "COND",
-    Type(Kind.POOL): "POOL",
-    Role.PROMPT: "prompt",
-    Role.ROUTE: "ROUTE",
-    Role.KEY: "KEY",
-    Role.QUOTED: '"name"',
-    Role.NUMBER: "NUMBER",
-    Role.BOOL_OR_WORKER: "COND",
-}
+def _is_fold(builtin: Builtin) -> bool:
+    return builtins.FOLDS.get(builtin.name) is builtin
 
 
 def of_setting(name: str, specification: Specification) -> Meaning:

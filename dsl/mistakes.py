@@ -1,116 +1,24 @@
 """Words for mistakes of form, in the author's terms.
 
-A table of broken declarations names the frequent mistakes: a text is labelled like the example that
-stops the parser in the same state at the same kind of token. Else the message says what would have
-been accepted. Knows the grammar's words, and nothing of its rules' meaning.
+Habits of other languages are known by their tokens, other frequent mistakes by the state in which
+the parser stops (broken_examples.py). Else the message says what would have been accepted. Knows
+the grammar's words, and nothing of its rules' meaning.
 """
 
 from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from functools import cache
+from itertools import takewhile
 
+from mserve.dsl.broken_examples import FILTER, MISSING_ELSE, MISTAKES, Mistake
 from mserve.dsl.diagnostics import Diagnostic, Edit, Label
+from mserve.dsl.failure import CLOSING, Failure
+from mserve.dsl.foreign import foreign_habit
 from mserve.dsl.lalr import END, Automaton, Scanner, Stopped, Token, span_of, spelling
 from mserve.dsl.rules.form import syntax
 from mserve.dsl.source import Source
 from mserve.dsl.suggestion import nearest
 from mserve.dsl.syntax import Span
-
-_FILTER = "a filter is written `where`"
-
-# message, help, declarations that show the mistake
-_EXAMPLES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    (
-        _FILTER,
-        "`if` belongs to `x if c else y`; write `for w in POOL where COND`",
-        (
-            "let a = argmin(load(w) for w in p if load(w) > 1s)",
-            "let a = [w for w in p if load(w) > 1s]",
-        ),
-    ),
-    (
-        "`=` gives a name to a value; it does not compare",
-        "compare with `==`",
-        ("route a when b = c { generate on d }", "let a = b = c", "let a = 1 if b = c else 2"),
-    ),
-    (
-        "a step says where: `generate on WORKER`",
-        "",
-        (
-            "route a { generate d }",
-            "route a { generate 5 }",
-            "route a { generate d compute rest on d }",
-            "route a { generate d reuse rest from d }",
-            "route a { generate d replicate prompt to d }",
-            "route a { generate d generate on d }",
-        ),
-    ),
-    (
-        "`compute` places a range: `compute prompt[:50%] on WORKER`",
-        "",
-        ("route a { compute on d }", "route a { compute 5 on d }", "route a { compute d on d }"),
-    ),
-    (
-        "`compute` runs on a worker: `compute RANGE on WORKER`",
-        "",
-        ("route a { compute prompt from d }", "route a { compute prompt to d }"),
-    ),
-    (
-        "`reuse` takes from a worker: `reuse RANGE from WORKER`",
-        "",
-        ("route a { reuse prompt on d }", "route a { reuse prompt to d }"),
-    ),
-    (
-        "`replicate` copies to a worker: `replicate RANGE to WORKER`",
-        "",
-        ("route a { replicate prompt on d }", "route a { replicate prompt from d }"),
-    ),
-    (
-        "a part of the prompt has two bounds: `prompt[a:b]`, `prompt[:a]` or `prompt[a:]`",
-        "",
-        ("route a { compute prompt[5] on d }", "route a { compute prompt[] on d }"),
-    ),
-    (
-        "the `else` of this conditional is missing",
-        "write `x if c else y`",
-        ("let a = 1 if b", "let a = f(1 if b)", "route a when 1 if b { generate on d }"),
-    ),
-    (
-        "the name of this route is missing",
-        "write `route NAME when COND { ... }`",
-        ("route when b { generate on d }", "route { generate on d }"),
-    ),
-    (
-        "a param says the range it may be set in",
-        "write `param NAME = CONST in LO..HI`",
-        ("param a = 5", "param a = 5 { }"),
-    ),
-    (
-        "the range of a param has two ends: `LO..HI`",
-        "",
-        ("param a = 5 in 5", "param a = 5 in (1, 2)"),
-    ),
-    (
-        "`adapt` says how often: `adapt every 5s { ... }`",
-        "",
-        ("adapt { a = 5 }", "adapt a = 5", "adapt 5s { a = 5 }"),
-    ),
-    (
-        "a strategy says in a text what it does",
-        'write `strategy NAME "what it does"`',
-        ("strategy a", "strategy a 5"),
-    ),
-    (
-        "a test has a title",
-        'write `test "what is shown" { ... }`',
-        ("test { expect route a }", "test a { expect route a }"),
-    ),
-    (
-        "a given fixes an observation or a binding: `given tokens(prompt) = 4000`",
-        "",
-        ('test "a" { given 5 = 3 }', 'test "a" { given a > 3 }', 'test "a" { given a == 3 }'),
-    ),
-)
 
 _CLASSES = {
     "NAME": "a name",
@@ -122,25 +30,13 @@ _OPERATORS = frozenset(["PLUS", "MINUS", "STAR", "SLASH", "COMPARISON", "AND", "
 _EXPRESSION_STARTS = frozenset(["NAME", "NUMBER", "LPAR", "RATIO"])
 _LITERALS = frozenset(["TEXT", "NUMBER", "RATIO", "DURATION", "BYTES", "TRUE", "FALSE"])
 _EXPRESSION_ONLY = _LITERALS | {"NAME", "MINUS", "NOT", "LPAR", "LSQB", "PROMPT"}
-_CLOSING = {"{": "}", "(": ")", "[": "]"}
-
-
-@dataclass(frozen=True)
-class Failure:
-    """The parser stopped before `tokens[index]`, or, after the last, because it wants more."""
-
-    tokens: list[Token]
-    index: int
-    stop: Stopped
-
-    @property
-    def found(self) -> Token | None:
-        return self.tokens[self.index] if self.index < len(self.tokens) else None
-
-    @property
-    def complete(self) -> bool:
-        """The declaration could have ended here."""
-        return END in self.stop.accepts
+_STEPS = frozenset(["COMPUTE", "REUSE", "GENERATE", "REPLICATE"])
+_LINES = _STEPS | {"CLUSTER", "GIVEN", "EXPECT"}
+# Keywords that are no name the author may have wanted to give.
+_GRAMMATICAL = _STEPS | frozenset(
+    ["IF", "ELSE", "FOR", "IN", "WHERE", "ON", "FROM", "TO", "WHEN", "AND", "OR"]
+)
+_DECLARATIONS = "a declaration begins with `param`, `pool`, `let`, `def`, `route`, `adapt`, `slo`, `limits` or `test`"
 
 
 @dataclass(frozen=True)
@@ -181,39 +77,92 @@ def misspelled_keyword(token: Token, accepted: Iterable[str]) -> Mended | None:
 
 def describe(failure: Failure) -> Diagnostic:
     """What is wrong where the parser stopped."""
-    found, stop = failure.found, failure.stop
-    opener = _unclosed(failure)
-    if found is None and opener is not None:
-        message = f"this `{opener}` is never closed by a `{_CLOSING[str(opener)]}`"
-        return syntax(span_of(opener), message)
-    if found is not None and "NAME" in stop.accepts and _keyword(found.type):
-        return syntax(span_of(found), f"`{found}` is a keyword and cannot be a name")
-    span = span_of(failure.tokens[-1] if found is None else found)
-    known = _labelled().get((stop.position, stop.kind))
-    if known is not None:
-        message, hint = known
-        if message == _FILTER:
-            span = _last_if(failure) or span
-        return syntax(span, message, help=hint)
-    shown = "the end of this declaration" if found is None else f"`{found}`"
-    return syntax(span, f"unexpected {shown}", label=f"expected {_expected(stop.accepts)}")
+    return (
+        _bracket(failure)
+        or foreign_habit(failure)
+        or _like_an_example(failure)
+        or _keyword_as_name(failure)
+        or _by_what_is_expected(failure)
+    )
+
+
+def _bracket(failure: Failure) -> Diagnostic | None:
+    """A bracket that is never closed, or that closes nothing."""
+    found, opener = failure.found, failure.opener
+    if opener is None:
+        if found is None or str(found) not in CLOSING.values():
+            return None
+        return syntax(span_of(found), f"this `{found}` closes nothing", help="leave it out")
+    if found is not None and (str(opener) == "{" or not _begins_block(found)):
+        return None
+    closing = CLOSING[str(opener)]
+    message = f"this `{opener}` is never closed by a `{closing}`"
+    return syntax(span_of(opener), message, help=f"add the `{closing}`")
+
+
+def _begins_block(token: Token) -> bool:
+    """What cannot stand in parentheses."""
+    return str(token) in ("{", "}") or token.type in _STEPS
+
+
+def _keyword_as_name(failure: Failure) -> Diagnostic | None:
+    found, accepts = failure.found, failure.stop.accepts
+    if found is None or "NAME" not in accepts or not _keyword(found.type):
+        return None
+    before = failure.tokens[failure.index - 1]
+    if not accepts >= _EXPRESSION_STARTS or found.type not in _GRAMMATICAL:
+        if found.line != before.end_line:
+            return syntax(span_of(before), "something is missing after this", _wanted(accepts))
+        hint = f"choose another name, such as `my_{found}`"
+        return syntax(span_of(found), f"`{found}` is a keyword and cannot be a name", help=hint)
+    if found.type == "IF":
+        message, hint = "a conditional begins with a value", "write `x if c else y`"
+        return syntax(span_of(found), message, help=hint)
+    message = f"something is missing between `{before}` and `{found}`"
+    return syntax(span_of(found), message, _wanted(accepts))
+
+
+def _like_an_example(failure: Failure) -> Diagnostic | None:
+    known = _labelled(failure)
+    if known is None:
+        return None
+    span = _last(failure)
+    if known.message == FILTER:
+        span = _last_if(failure) or span
+    elif known.of_step:
+        span = _step(failure)
+    fix = () if known.replacement is None else (Edit(span, known.replacement),)
+    hint = known.help or (f"write `{known.replacement.strip()}`" if known.replacement else "")
+    return syntax(span, known.message, help=hint, fix=fix)
+
+
+def _by_what_is_expected(failure: Failure) -> Diagnostic:
+    found, accepts = failure.found, failure.stop.accepts
+    message = "this declaration ends too early" if found is None else f"unexpected `{found}`"
+    hint = _DECLARATIONS if failure.complete and not accepts - _OPERATORS - {END} else ""
+    return syntax(_last(failure), message, _wanted(accepts), hint)
+
+
+def _wanted(accepts: Set[str]) -> str:
+    return f"expected {_expected(accepts)}"
+
+
+def _last(failure: Failure) -> Span:
+    """The token that stopped the parser; where the text ends too early, the one before."""
+    return span_of(failure.found if failure.found is not None else failure.tokens[-1])
+
+
+def _step(failure: Failure) -> Span:
+    """From the keyword of the step, or of the test's line, to the token before the one that stopped the parser."""
+    before = failure.tokens[: failure.index]
+    begin = next(token for token in reversed(before) if token.type in _LINES)
+    return Span(span_of(begin).start, span_of(before[-1]).end)
 
 
 def _last_if(failure: Failure) -> Span | None:
     """The `if` whose missing `else` stopped the parser."""
     before = reversed(failure.tokens[: failure.index])
     return next((span_of(token) for token in before if token.type == "IF"), None)
-
-
-def _unclosed(failure: Failure) -> Token | None:
-    """The innermost bracket that is open where the parser stopped."""
-    opened: list[Token] = []
-    for token in failure.tokens[: failure.index]:
-        if str(token) in _CLOSING:
-            opened.append(token)
-        elif opened and str(token) == _CLOSING[str(opened[-1])]:
-            opened.pop()
-    return opened[-1] if opened else None
 
 
 def _expected(accepts: Set[str]) -> str:
@@ -241,18 +190,38 @@ def _keyword(kind: str) -> str | None:
     return fixed if fixed and fixed.isalpha() else None
 
 
+def _labelled(failure: Failure) -> Mistake | None:
+    """The mistake of an example that stops alike: best one of the same kind of declaration."""
+    where = failure.stop.position, failure.stop.kind
+    labels = _labels()
+    known = labels.get((*where, failure.tokens[0].type)) or labels.get((*where, ""))
+    if known is not None and known.message == FILTER and not _is_in_comprehension(failure):
+        return next(each for each in MISTAKES if each.message == MISSING_ELSE)
+    return known
+
+
+def _is_in_comprehension(failure: Failure) -> bool:
+    opener = failure.opener
+    inside = reversed(failure.tokens[: failure.index])
+    return any(
+        token.type == "FOR" for token in takewhile(lambda token: token is not opener, inside)
+    )
+
+
 @cache
-def _labelled() -> dict[tuple[object, str], tuple[str, str]]:
-    """(parser state, kind of token) -> (message, help), from the examples."""
-    labels: dict[tuple[object, str], tuple[str, str]] = {}
-    for message, hint, examples in _EXAMPLES:
-        for example in examples:
-            labels.setdefault(_stop(example), (message, hint))
+def _labels() -> dict[tuple[object, str, str], Mistake]:
+    """(parser state, kind of token, keyword of the declaration or "") -> the mistake."""
+    labels: dict[tuple[object, str, str], Mistake] = {}
+    for mistake in MISTAKES:
+        for example in mistake.examples:
+            stop, keyword = stop_of(example)
+            labels.setdefault((stop.position, stop.kind, keyword), mistake)
+            labels.setdefault((stop.position, stop.kind, ""), mistake)
     return labels
 
 
-def _stop(example: str) -> tuple[object, str]:
-    """Where the parser stops in a broken declaration."""
+def stop_of(example: str) -> tuple[Stopped, str]:
+    """Where the parser stops in a broken declaration, and the declaration's keyword."""
     tokens: list[Token] = []
     Scanner(example).read_into(tokens)
     automaton = Automaton("strategy" if tokens[0].type == "STRATEGY" else "declaration")
@@ -260,5 +229,5 @@ def _stop(example: str) -> tuple[object, str]:
         automaton.feed(tokens)
         automaton.finish(tokens[-1])
     except Stopped as stop:
-        return stop.position, stop.kind
+        return stop, tokens[0].type
     raise AssertionError(f"the example of a mistake has none: {example}")

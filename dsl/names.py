@@ -5,14 +5,19 @@ it stands is for types.py, stages.py and settings.py to say.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from mserve.dsl import builtins, syntax
+from mserve.dsl import builtins, habits, syntax
 from mserve.dsl.diagnostics import Diagnostic
+from mserve.dsl.habits import Habit
 from mserve.dsl.rules.naming import comprehension_variable_shadows, unknown_name
 from mserve.dsl.symbols import Symbols, kind_of
 from mserve.dsl.syntax import Expr, Span
 from mserve.dsl.traversal import parts, setting_values, step_expressions
+
+_OF_EXPRESSIONS = frozenset(["binding, param or pool", "function", "choice or aggregate"])
+
+MAX_COMPARISONS = 50
 
 Locals = Mapping[str, Span]  # parameters and variables, with where they are introduced
 
@@ -75,17 +80,17 @@ def _check_test(test: syntax.Test, resolver: "_Resolver") -> Iterator[Diagnostic
 
 @dataclass(frozen=True)
 class _Resolver:
+    """`comparisons` bounds how many unknown names are compared with all that are known."""
+
     symbols: Symbols
+    comparisons: Iterator[int] = field(default_factory=lambda: iter(range(MAX_COMPARISONS)))
 
     def resolve(self, expr: Expr, scope: Locals) -> Iterator[Diagnostic]:
         match expr:
             case syntax.Name():
                 yield from self._resolve_name(expr, scope)
             case syntax.WorkerAt():
-                if not isinstance(self.symbols.names.get(expr.pool), syntax.Pool):
-                    start = expr.span.start
-                    span = Span(start, start + len(expr.pool))
-                    yield from self.missing(span, expr.pool, "pool", self.symbols.pools)
+                yield from self._resolve_position(expr)
             case syntax.Call():
                 yield from self._resolve_call(expr, scope)
             case syntax.Fold():
@@ -99,18 +104,34 @@ class _Resolver:
                 for part in parts(expr):
                     yield from self.resolve(part, scope)
 
+    def _resolve_position(self, expr: syntax.WorkerAt) -> Iterator[Diagnostic]:
+        declared = self.symbols.names.get(expr.pool)
+        span = Span(expr.span.start, expr.span.start + len(expr.pool))
+        if declared is None:
+            yield from self.missing(span, expr.pool, "pool", self.symbols.pools)
+        elif not isinstance(declared, syntax.Pool):
+            habit = Habit(f"`{expr.pool}` is {kind_of(declared)}, not a pool", "leave `[...]` out")
+            yield unknown_name(span, expr.pool, "pool", (), habit)
+
     def resolve_route(self, span: Span, name: str) -> Iterator[Diagnostic]:
         if name not in self.symbols.routes:
             yield from self.missing(span, name, "route", list(self.symbols.routes))
 
     def missing(self, span: Span, name: str, kind: str, known: list[str]) -> Iterator[Diagnostic]:
         if name not in self.symbols.unread:
-            yield unknown_name(span, name, kind, known)
+            habit = habits.NAMES.get(name) if kind in _OF_EXPRESSIONS else None
+            compared = known if next(self.comparisons, None) is not None else ()
+            yield unknown_name(span, name, kind, compared, habit)
 
     def _resolve_name(self, expr: syntax.Name, scope: Locals) -> Iterator[Diagnostic]:
         name = expr.name
         if name not in scope and name not in self.symbols.names and name not in builtins.NAMES:
             known = [*scope, *self.symbols.names, *builtins.BARE]
+            if name in self.symbols.routes:
+                hint = f"write `expect route {name}`, or `ttft({name})` for its predicted time"
+                habit = Habit(f"`{name}` is a route, not a value", hint)
+                yield unknown_name(expr.span, name, "binding", (), habit)
+                return
             yield from self.missing(expr.span, name, "binding, param or pool", known)
 
     def _resolve_call(self, expr: syntax.Call, scope: Locals) -> Iterator[Diagnostic]:

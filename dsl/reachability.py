@@ -24,43 +24,41 @@ Needs = frozenset[str | Expr]
 def check_reachability(
     strategy: syntax.Strategy, symbols: Symbols, order: Order
 ) -> Iterator[Diagnostic]:
-    pairs = list(_hidden_pairs(strategy))
-    if not pairs:
-        return
+    """A route that is hidden itself hides nothing that the one in front of it does not."""
+    candidates: dict[Expr | None, list[syntax.Route]] = {None: []}
     needs = _Needs(symbols, order)
-    reported: set[str] = set()
-    for earlier, later in pairs:
-        if later.name not in reported and needs.of_steps(earlier) <= needs.of_all(later):
-            reported.add(later.name)
-            guard = earlier.guard
-            because = earlier.name_span if guard is None else guard.span
-            yield unreachable_route(later.name_span, later.name, because, guard is not None)
-
-
-def _hidden_pairs(strategy: syntax.Strategy) -> Iterator[tuple[syntax.Route, syntax.Route]]:
-    """A route without a guard, or with the same one, and a later route."""
-    by_guard: dict[Expr | None, list[syntax.Route]] = {None: []}
     for route in strategy.routes:
-        for earlier in by_guard[None]:
-            yield earlier, route
-        if route.guard is not None:
-            for earlier in by_guard.get(route.guard, []):
-                yield earlier, route
-        by_guard.setdefault(route.guard, []).append(route)
+        same = candidates.setdefault(route.guard, [])
+        earlier = [*candidates[None], *(same if route.guard is not None else ())]
+        hiding = next((each for each in earlier if needs.hides(each, route)), None)
+        if hiding is None:
+            same.append(route)
+            continue
+        guard = hiding.guard
+        because = hiding.name_span if guard is None else guard.span
+        yield unreachable_route(route.name_span, route.name, because, guard is not None)
 
 
 class _Needs:
     def __init__(self, symbols: Symbols, order: Order) -> None:
         self._symbols = symbols
         self._lets: dict[str, Needs] = {}
+        self._steps: dict[int, Needs] = {}  # by the route's identity
         for reference in order.order:
             declaration = None if reference.route else symbols.names[reference.name]
             if isinstance(declaration, syntax.Let):
                 self._lets[declaration.name] = self.of(declaration.value)
 
+    def hides(self, earlier: syntax.Route, later: syntax.Route) -> bool:
+        """Given that the earlier one's guard holds whenever the later one's does."""
+        return self.of_steps(earlier) <= self.of_all(later)
+
     def of_steps(self, route: syntax.Route) -> Needs:
-        found = (self.of(expr) for step in route.steps for expr in step_expressions(step))
-        return frozenset().union(*found)
+        known = self._steps.get(id(route))
+        if known is None:
+            found = (self.of(expr) for step in route.steps for expr in step_expressions(step))
+            known = self._steps[id(route)] = frozenset().union(*found)
+        return known
 
     def of_all(self, route: syntax.Route) -> Needs:
         guard = self.of(route.guard) if route.guard is not None else frozenset()

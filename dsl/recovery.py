@@ -10,8 +10,9 @@ from collections.abc import Set
 from dataclasses import dataclass, field
 
 from mserve.dsl.diagnostics import Diagnostic
+from mserve.dsl.failure import Failure
 from mserve.dsl.lalr import Automaton, Branch, Stopped, Token, lines_of
-from mserve.dsl.mistakes import Failure, describe, headless, misspelled_keyword, second_strategy
+from mserve.dsl.mistakes import describe, headless, misspelled_keyword, second_strategy
 from mserve.dsl.source import Source
 from mserve.dsl.tokens import MAX_PROBLEMS
 
@@ -76,9 +77,14 @@ def read_declarations(source: Source, tokens: Chunk, lexical: list[Diagnostic]) 
 def _split(tokens: Chunk) -> list[Chunk]:
     """Cuts before every keyword that begins a declaration, and before what was meant for one."""
     chunks: list[Chunk] = [[]]
+    braces = 0
     for before, token, after in zip([None, *tokens], tokens, [*tokens[1:], None], strict=False):
-        if before is not None and (_begins(before, token) or _seems_to_begin(token, after)):
+        braces += (token.type == "LBRACE") - (token.type == "RBRACE")
+        inside = braces > 0 and token.type == "LET" and token.column != 1
+        begins = before is not None and (_begins(before, token) or _seems_to_begin(token, after))
+        if begins and not inside:
             chunks.append([])
+            braces = 0
         chunks[-1].append(token)
     return [chunk for chunk in chunks if chunk]
 
@@ -141,9 +147,10 @@ def _attempt(chunk: Chunk, outcome: _Outcome) -> int | None:
             continue
         except Stopped as stop:
             failure = Failure(chunk, index, stop)
-        keyword = misspelled_keyword(token, _candidates(failure))
+        keyword = misspelled_keyword(token, _candidates(failure, chunk[index + 1 : index + 2]))
         if keyword is None:
-            outcome.problems.append(describe(failure))
+            if not (outcome.problems and failure.complete and token.type == "RBRACE"):
+                outcome.problems.append(describe(failure))  # else a brace of what was skipped
             return None if failure.complete else index
         whole = not outcome.problems
         outcome.problems.append(keyword.problem)
@@ -161,22 +168,47 @@ def _attempt(chunk: Chunk, outcome: _Outcome) -> int | None:
     return None
 
 
-def _candidates(failure: Failure) -> Set[str]:
+def _candidates(failure: Failure, following: Chunk) -> Set[str]:
+    """Which keywords may have been meant: no keyword stands before `=`."""
+    if following and following[0].type == "EQUAL":
+        return frozenset()
     return failure.stop.accepts | (DECLARATIONS if failure.complete else frozenset())
 
 
 def _without_broken_line(chunk: Chunk, failure_at: int) -> Chunk | None:
-    """The chunk without the step or test line that `failure_at` broke; None if its head is broken.
+    """The chunk without the step or test line that `failure_at` broke, or with another head; None
+    if there is nothing left to read.
 
     A line that ends too early is noticed only at the keyword of the next one.
     """
     starts = [index for index, token in enumerate(chunk) if token.type in STATEMENTS]
     begun = [start for start in starts if start < failure_at]
     if not begun:
-        return None
+        return _with_plain_head(chunk, failure_at, starts)
     begin = begun[-1]
     ends = (*(start for start in starts if start > begin), len(chunk))
     braces = (
         index for index, token in enumerate(chunk) if token.type == "RBRACE" and index > begin
     )
     return chunk[:begin] + chunk[min(ends[0], next(braces, len(chunk))) :]
+
+
+def _with_plain_head(chunk: Chunk, failure_at: int, starts: list[int]) -> Chunk | None:
+    """The steps, or lines, of a route or test whose head is broken, behind a head without mistakes."""
+    first = next((start for start in starts if start >= failure_at), None)
+    if first is None or chunk[0].type not in _PLAIN_HEADS:
+        return None
+    kinds = _PLAIN_HEADS[chunk[0].type]
+    head = [chunk[0].update(type=kind, value=text) for kind, text in kinds]
+    if chunk[:failure_at] == head:
+        return None  # it is this head already: what is broken is the body
+    rest = chunk[first:]
+    closed = any(token.type == "RBRACE" for token in rest)
+    return [*head, *rest, *([] if closed else [rest[-1].update(type="RBRACE", value="}")])]
+
+
+# The kinds and spellings of the shortest heads that the grammar takes.
+_PLAIN_HEADS = {
+    "ROUTE": (("ROUTE", "route"), ("NAME", "_"), ("LBRACE", "{")),
+    "TEST": (("TEST", "test"), ("TEXT", '""'), ("LBRACE", "{")),
+}

@@ -19,6 +19,7 @@ from mserve.dsl.symbols import Symbols
 from mserve.dsl.syntax import Expr, Span
 from mserve.dsl.traversal import evaluated_in_tests, walk
 from mserve.dsl.types import COUNT, RATIO, WORKER, Type
+from mserve.dsl.unparse import shown
 
 
 def check_tests(
@@ -73,7 +74,9 @@ class _TestChecker:
             self.inference.expect(size.value, COUNT)
             workers = value_of(size.value)
             if workers is None:
-                yield not_available_here(size.value.span, "this", "only a constant can stand here")
+                yield not_available_here(
+                    size.value.span, shown(size.value), "only a constant can stand here"
+                )
             elif workers % 1 or workers < 0:
                 yield bad_setting(size.value.span, size.name, "a whole number of workers")
 
@@ -106,7 +109,7 @@ class _TestChecker:
         if wanted is None and not declared:
             if found.kind is not found.kind.UNKNOWN:
                 reason = "a test fixes observations of workers by position, bindings and params"
-                yield not_available_here(given.target.span, "this", reason)
+                yield not_available_here(given.target.span, shown(given.target), reason)
             return
         if not isinstance(given.value, syntax.WorkerAt | syntax.Text | syntax.Boolean):
             yield from self._check_constant(given.value)
@@ -115,7 +118,7 @@ class _TestChecker:
     def _check_constant(self, expr: Expr) -> Iterator[Diagnostic]:
         if value_of(expr) is None:
             reason = "a test gives constants: literals with `+ - * /`, or a worker by position"
-            yield not_available_here(expr.span, "this", reason)
+            yield not_available_here(expr.span, shown(expr), reason)
 
     def _check_consistency(self) -> Iterator[Diagnostic]:
         seen: list[syntax.Given] = []

@@ -16,6 +16,7 @@ from mserve.dsl.rules.units import not_available_here
 from mserve.dsl.symbols import Symbols
 from mserve.dsl.syntax import Setting, SettingCall, Span
 from mserve.dsl.types import BYTES, COUNT, DURATION, RATIO, Type
+from mserve.dsl.unparse import shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +155,7 @@ class _SettingChecker:
         number = value_of(value)
         if number is None:
             reason = "a setting takes a constant: literals with `+ - * /`"
-            yield not_available_here(value.span, "this", reason)
+            yield not_available_here(value.span, shown(value), reason)
             return
         self.inference.expect(value, wanted.type)
         if not wanted.low <= number <= wanted.high or (wanted.whole and number % 1):

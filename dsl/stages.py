@@ -16,6 +16,7 @@ from mserve.dsl.rules.units import not_available_here
 from mserve.dsl.symbols import Symbols
 from mserve.dsl.syntax import Expr
 from mserve.dsl.traversal import evaluated_in_tests, parts, step_expressions
+from mserve.dsl.unparse import shown
 
 
 def check_stages(strategy: syntax.Strategy, symbols: Symbols, order: Order) -> Iterator[Diagnostic]:
@@ -110,9 +111,10 @@ class _Stages:
             case syntax.Name() if expr.name not in builtins.NAMES | self.symbols.names.keys():
                 return  # reported as unknown
             case _:
-                what = f"`{expr.name}`" if isinstance(expr, (syntax.Name, syntax.Call)) else "this"
                 yield not_available_here(
-                    expr.span, what, "only a constant can stand here: literals with `+ - * /`"
+                    expr.span,
+                    shown(expr),
+                    "only a constant can stand here: literals with `+ - * /`",
                 )
 
     def check_adapt(self, expr: Expr) -> Iterator[Diagnostic]:
@@ -149,7 +151,7 @@ class _Stages:
             )
 
     def _check_position(self, expr: Expr) -> Iterator[Diagnostic]:
-        if isinstance(expr, syntax.WorkerAt) and expr.pool in self.symbols.names:
+        if isinstance(expr, syntax.WorkerAt) and expr.pool in self.symbols.pools:
             yield not_available_here(
                 expr.span,
                 f"`{expr.pool}[{expr.index}]`",

@@ -20,6 +20,9 @@ _LEVELS: Mapping[str, int] = {
 }
 
 
+_LONGEST_SHOWN = 30
+
+
 def unparse(strategy: syntax.Strategy) -> str:
     """The whole file, one line per declaration and item."""
     lines = [f"strategy {strategy.name} {quoted(strategy.description)}"]
@@ -132,6 +135,12 @@ def _expectation(item: syntax.ExpectRoute | syntax.ExpectValue | syntax.ExpectSe
 
 def expression(expr: Expr) -> str:
     return _at(expr, _CONDITIONAL)
+
+
+def shown(expr: Expr) -> str:
+    """An expression in a message: as text if it is short, else `this`."""
+    text = expression(expr)
+    return f"`{text}`" if len(text) <= _LONGEST_SHOWN else "this"
 
 
 def _at(expr: Expr, level: int) -> str:

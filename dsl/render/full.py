@@ -9,21 +9,24 @@
        |                  a duration
     help: give it a unit: `256ms`
 
-A place over several lines is shown up to the end of its first.
+A place over several lines is shown up to the end of its first; of a very long line a part.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from mserve.dsl.diagnostics import Diagnostic, Label
 from mserve.dsl.render.printable import printable, width
 from mserve.dsl.source import Source
 
+_LONG = 500  # characters of a line that are shown
+_BEFORE = 60  # of them before the first place
+
 
 @dataclass(frozen=True)
 class _Mark:
-    """A label on one line, in columns of the terminal counted from 0."""
+    """A label on one line, in characters, or columns of the terminal, counted from 0."""
 
     line: int
     start: int
@@ -52,26 +55,34 @@ def _block(source: Source, diagnostic: Diagnostic) -> str:
         if previous is not None and number > previous + 1:
             lines.append("...")
         previous = number
-        lines.append(f" {number:>{margin}} | {printable(source.line(number))}".rstrip())
-        lines += [f" {' ' * margin} | {below}" for below in _below(list(group))]
+        shown, placed = _placed(source.line(number), list(group))
+        lines.append(f" {number:>{margin}} | {printable(shown)}".rstrip())
+        lines += [f" {' ' * margin} | {below}" for below in _below(placed)]
     if diagnostic.help:
         lines.append(f"help: {printable(diagnostic.help)}")
     return "\n".join(lines)
 
 
 def _mark(source: Source, label: Label, primary: bool) -> _Mark:
+    """In characters."""
     start = source.position(label.span.start)
-    line = source.line(start.line)
-    begin = start.column - 1
-    end = min(len(line), begin + label.span.end - label.span.start)
-    length = width(printable(line[begin:end]))
+    length = label.span.end - label.span.start
     return _Mark(
-        start.line,
-        width(printable(line[:begin])),
-        max(1, length),
-        printable(label.text),
-        "^" if primary else "-",
+        start.line, start.column - 1, length, printable(label.text), "^" if primary else "-"
     )
+
+
+def _placed(line: str, marks: list[_Mark]) -> tuple[str, list[_Mark]]:
+    """What is shown of a line, and its marks in columns of the terminal."""
+    first = max(0, marks[0].start - _BEFORE) if len(line) > _LONG else 0
+    shown = line[first : first + _LONG]
+    return shown, [_in_columns(shown, mark, first) for mark in marks]
+
+
+def _in_columns(shown: str, mark: _Mark, first: int) -> _Mark:
+    begin = min(mark.start - first, len(shown))
+    length = width(printable(shown[begin : begin + mark.length]))
+    return replace(mark, start=width(printable(shown[:begin])), length=max(1, length))
 
 
 def _below(marks: list[_Mark]) -> Iterator[str]:

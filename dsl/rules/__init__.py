@@ -29,6 +29,7 @@ _FUNCTIONS: tuple[Callable[..., Diagnostic], ...] = (
     prompt.gap_in_prompt,
     prompt.overlap_in_prompt,
     prompt.ranges_out_of_order,
+    prompt.doubtful_bound,
     routes.missing_generate,
     routes.steps_after_generate,
     routes.no_fallback_route,

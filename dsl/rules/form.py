@@ -7,7 +7,9 @@ from mserve.dsl.diagnostics import Diagnostic, Edit, Label
 from mserve.dsl.syntax import Span
 
 
-def syntax(span: Span, message: str, label: str = "", help: str = "") -> Diagnostic:
+def syntax(
+    span: Span, message: str, label: str = "", help: str = "", fix: tuple[Edit, ...] = ()
+) -> Diagnostic:
     """The text is not a strategy.
 
     What it does: reports where the text departs from the grammar. Reading goes on at the next step
@@ -24,7 +26,7 @@ def syntax(span: Span, message: str, label: str = "", help: str = "") -> Diagnos
 
         let idle = argmin(load(w) for w in decode)
     """
-    return Diagnostic("syntax", message, (Label(span, label),), help)
+    return Diagnostic("syntax", message, (Label(span, label),), help, fix=fix)
 
 
 def chained_comparison(

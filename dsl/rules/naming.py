@@ -3,11 +3,14 @@
 from collections.abc import Iterable, Sequence
 
 from mserve.dsl.diagnostics import Diagnostic, Edit, Label, Severity
+from mserve.dsl.habits import Habit
 from mserve.dsl.suggestion import nearest
 from mserve.dsl.syntax import Span
 
 
-def unknown_name(span: Span, name: str, kind: str, known: Iterable[str]) -> Diagnostic:
+def unknown_name(
+    span: Span, name: str, kind: str, known: Iterable[str], habit: Habit | None = None
+) -> Diagnostic:
     """A name refers to nothing.
 
     What it does: reports names that are neither declared in the file nor built in. Declarations may
@@ -24,12 +27,20 @@ def unknown_name(span: Span, name: str, kind: str, known: Iterable[str]) -> Diag
         let idle = argmin(load(w) for w in decode)
     """
     meant = nearest(name, known)
+    if habit is not None and (meant is None or habit.replacement is not None):
+        return _brought_along(span, habit)
     return Diagnostic(
         "unknown-name",
         f"there is no {kind} `{name}`",
         (Label(span, f"did you mean `{meant}`?" if meant else ""),),
         fix=(Edit(span, meant),) if meant else (),
     )
+
+
+def _brought_along(span: Span, habit: Habit) -> Diagnostic:
+    """A name of another language."""
+    fix = () if habit.replacement is None else (Edit(span, habit.replacement),)
+    return Diagnostic("unknown-name", habit.message, (Label(span),), habit.help, fix=fix)
 
 
 def duplicate_name(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from mserve.dsl.diagnostics import Diagnostic, Label
+from mserve.dsl.diagnostics import Diagnostic, Label, Severity
 from mserve.dsl.syntax import Span
 
 
@@ -91,3 +91,26 @@ def ranges_out_of_order(spans: Sequence[Span], in_order: Sequence[str]) -> Diagn
         help="write them in the order of the prompt: "
         + ", ".join(f"`{each}`" for each in in_order),
     )
+
+
+def doubtful_bound(span: Span, message: str, help: str) -> Diagnostic:
+    """A bound that is most likely not what was meant.
+
+    What it does: warns of a bound that is below 0 or above 100% of the prompt whatever is observed,
+    and of a bare number between 0 and 1. A bound is a count of tokens or a ratio of the prompt; a
+    bare number alone is a count, and times a ratio it is a ratio.
+
+    Why it is wrong: bounds are cut off at the prompt's ends, so the range would be empty, or the
+    whole prompt.
+
+    Example:
+
+        compute prompt[:0.9] on p
+        compute rest on d
+
+    Use instead:
+
+        compute prompt[:90%] on p
+        compute rest on d
+    """
+    return Diagnostic("doubtful-bound", message, (Label(span),), help, severity=Severity.WARNING)

@@ -167,7 +167,7 @@ def too_expensive(span: Span, message: str) -> Diagnostic:
 
     What it does: bounds the work of a decision before it runs: comprehensions inside comprehensions
     multiply by the number of workers, definitions count as often as they are used and may build on
-    each other at most 100 deep.
+    each other at most 100 deep, bindings (with what each of them holds) 300 deep.
 
     Why it is wrong: a decision stands between the request and its first token.
 

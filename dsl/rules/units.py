@@ -30,6 +30,11 @@ def wrong_type(span: Span, wanted: str, found: str, help: str = "") -> Diagnosti
     )
 
 
+def wrong_call(span: Span, message: str, label: str = "", help: str = "") -> Diagnostic:
+    """A `wrong-type` of something that is called, or not called, as it should be."""
+    return Diagnostic("wrong-type", message, (Label(span, label),), help)
+
+
 _RELATIONS: Mapping[str, str] = {
     "+": "cannot add {left} and {right}",
     "-": "cannot subtract {right} from {left}",

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from mserve.dsl import syntax
+from mserve.dsl.broken_examples import MISTAKES, Mistake
 from mserve.dsl.literals import SUFFIXES
+from mserve.dsl.mistakes import stop_of
 from mserve.dsl.parser import MAX_NESTING, parse
 from mserve.dsl.source import Source
 from mserve.dsl.syntax import Span, Unit
@@ -221,3 +223,13 @@ def test_the_grammar_is_strict_lalr() -> None:
     build_parser(grammar_text())
     with pytest.raises(Exception, match=r"Reduce/Reduce|Shift/Reduce"):
         build_parser(grammar_text().replace('"where" expr', '"if" expr'))
+
+
+def test_every_example_of_a_mistake_is_found_by_what_it_shows() -> None:
+    """No example is hidden by an earlier one of another mistake."""
+    labels: dict[tuple[object, str, str], Mistake] = {}
+    for mistake in MISTAKES:
+        for example in mistake.examples:
+            stop, keyword = stop_of(example)
+            known = labels.setdefault((stop.position, stop.kind, keyword), mistake)
+            assert known is mistake, f"{example} reads as: {known.message}"

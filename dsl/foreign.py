@@ -1,0 +1,95 @@
+"""Habits of other languages where the parser stopped: operators of several signs, words, numbers
+written apart, comments, what stands where a declaration should (habits.py lists them).
+"""
+
+from mserve.dsl import habits
+from mserve.dsl.diagnostics import Diagnostic, Edit
+from mserve.dsl.failure import Failure
+from mserve.dsl.habits import Habit
+from mserve.dsl.lalr import Token, span_of
+from mserve.dsl.literals import SUFFIXES
+from mserve.dsl.rules.form import syntax
+from mserve.dsl.syntax import Span
+
+
+def foreign_habit(failure: Failure) -> Diagnostic | None:
+    found = failure.found
+    if found is None:
+        return None
+    before = failure.tokens[failure.index - 1] if failure.index else None
+    spelled = _sequence(failure)
+    if failure.complete and spelled is not None and spelled[0] in habits.COMMENTS:
+        return _said(habits.COMMENTS[spelled[0]], spelled[1])
+    if spelled is not None and spelled[0] in habits.SEQUENCES:
+        return _said(habits.SEQUENCES[spelled[0]], spelled[1])
+    if before is not None and before.type == "NUMBER":
+        split = _split_number(failure, before, found)
+        if split is not None:
+            return split
+    if str(found) in habits.WORDS:
+        return _said(habits.WORDS[str(found)], span_of(found))
+    if before is not None and str(before) in habits.BEFORE:
+        return _said(habits.BEFORE[str(before)], span_of(before))
+    return _stray(failure, found) if failure.complete else None
+
+
+def _said(habit: Habit, span: Span) -> Diagnostic:
+    """A habit's words about a place."""
+    fix = (Edit(span, habit.replacement),) if habit.replacement is not None else ()
+    hint = habit.help or (f"write `{habit.replacement}`" if habit.replacement else "")
+    return syntax(span, habit.message, help=hint, fix=fix)
+
+
+def _sequence(failure: Failure) -> tuple[str, Span] | None:
+    """What the token that stopped the parser spells together with those that touch it."""
+    first = last = failure.index
+    tokens = failure.tokens
+    while first > 0 and _is_sign(tokens[first - 1]) and _touch(tokens[first - 1], tokens[first]):
+        first -= 1
+    while last + 1 < len(tokens) and _is_sign(tokens[last + 1]):
+        if not _touch(tokens[last], tokens[last + 1]):
+            break
+        last += 1
+    if first == last or not _is_sign(tokens[failure.index]):
+        return None
+    span = Span(span_of(tokens[first]).start, span_of(tokens[last]).end)
+    return "".join(map(str, tokens[first : last + 1])), span
+
+
+def _is_sign(token: Token) -> bool:
+    return str(token)[0] in "+-*/<>=!:"
+
+
+def _touch(left: Token, right: Token) -> bool:
+    return span_of(left).end == span_of(right).start
+
+
+def _split_number(failure: Failure, number: Token, found: Token) -> Diagnostic | None:
+    """`5 ms` and `1,000`: what belongs to a number, written apart."""
+    between = Span(span_of(number).end, span_of(found).start)
+    whole = Span(span_of(number).start, span_of(found).end)
+    if str(found) in SUFFIXES and number.line == found.line:
+        message = "a unit stands right behind its number"
+        written = f"{number}{found}"
+        return syntax(whole, message, help=f"write `{written}`", fix=(Edit(between, ""),))
+    following = failure.tokens[failure.index + 1 : failure.index + 2]
+    if str(found) == "," and following and _touch(found, following[0]):
+        message = "digits are written without `,`"
+        written = f"{number}{following[0]}"
+        fix = (Edit(span_of(found), ""),)
+        return syntax(span_of(found), message, help=f"write `{written}`", fix=fix)
+    return None
+
+
+def _stray(failure: Failure, found: Token) -> Diagnostic | None:
+    """What stands where a declaration should."""
+    span = span_of(found)
+    following = failure.tokens[failure.index + 1 : failure.index + 2]
+    habit = habits.STRAY.get(str(found))
+    if habit is not None:
+        return _said(habit, span)
+    if found.type == "NAME" and following and str(following[0]) == "=":
+        hint = f"write `let {found} = ...`; a setting stands in the braces of its pool"
+        fix = (Edit(Span(span.start, span.start), "let "),)
+        return syntax(span, "a name is given to a value with `let`", help=hint, fix=fix)
+    return None
