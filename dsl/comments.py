@@ -4,7 +4,7 @@ Knows tokens and the gaps between them, no grammar.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from mserve.dsl.lalr import Token, span_of
@@ -35,16 +35,21 @@ def comments_of(source: Source, tokens: Sequence[Token]) -> Iterator[Comment]:
         end = gap.end
 
 
-def doc_of(source: Source, comments: Sequence[Comment], line: int) -> str:
-    """What is said about a line: the comment behind it, else those on lines of their own above."""
-    by_line = {source.position(each.span.start).line: each for each in comments}
-    found = by_line.get(line)
-    if found is not None and found.trails:
-        return _words([found])
-    above: list[Comment] = []
-    while (found := by_line.get(line - 1 - len(above))) is not None and not found.trails:
-        above.append(found)
-    return _words(above[::-1])
+class Docs:
+    """What comments say about the lines of a source."""
+
+    def __init__(self, source: Source, comments: Iterable[Comment]) -> None:
+        self._by_line = {source.position(each.span.start).line: each for each in comments}
+
+    def of_line(self, line: int) -> str:
+        """The comment behind it, else those on lines of their own directly above."""
+        found = self._by_line.get(line)
+        if found is not None and found.trails:
+            return _words([found])
+        above: list[Comment] = []
+        while (found := self._by_line.get(line - 1 - len(above))) and not found.trails:
+            above.append(found)
+        return _words(above[::-1])
 
 
 def _words(comments: Sequence[Comment]) -> str:

@@ -10,7 +10,7 @@ from functools import cached_property
 
 from mserve.dsl import syntax
 from mserve.dsl.check import Checked
-from mserve.dsl.comments import Comment, comments_of, doc_of
+from mserve.dsl.comments import Docs, comments_of
 from mserve.dsl.cost import find_costs
 from mserve.dsl.demands import check_types
 from mserve.dsl.dependencies import find_order
@@ -135,8 +135,8 @@ class Navigation:
         return parse(self._source)
 
     @cached_property
-    def _comments(self) -> list[Comment]:
-        return list(comments_of(self._source, self._tokens))
+    def _docs(self) -> Docs:
+        return Docs(self._source, comments_of(self._source, self._tokens))
 
     @cached_property
     def _collector(self) -> Occurrences:
@@ -153,7 +153,7 @@ class Navigation:
         return self._collector.of(self._parsed.strategy)
 
     def _doc(self, span: Span) -> str:
-        return doc_of(self._source, self._comments, self._source.position(span.start).line)
+        return self._docs.of_line(self._source.position(span.start).line)
 
     def _at(self, offset: int) -> Occurrence | None:
         index = bisect_right(self._occurrences, offset, key=lambda each: each.span.start) - 1
