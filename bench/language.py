@@ -23,7 +23,7 @@ from mserve.dsl.parser import parse
 from mserve.dsl.source import Source
 from record import write_record
 
-SIZES = (100, 1_000, 16_000)
+SIZES = (100, 1_000, 4_000)
 NUM_RUNS = 3
 NUM_STARTS = 5
 

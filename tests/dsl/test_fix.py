@@ -80,7 +80,7 @@ def test_edits_that_touch_wait_for_the_next_round(monkeypatch: pytest.MonkeyPatc
     _pretend(monkeypatch, {"abcdefg": together, "axcdyfg!": (_diagnostic((2, 3, "z")),)})
     found = _fixed("abcdefg")
     assert found.checked.source.text == "axzdyfg!"
-    assert len(found.applied) == 3
+    assert [each.source.text for each in found.applied] == ["abcdefg", "abcdefg", "axcdyfg!"]
 
 
 def test_fixes_that_undo_each_other_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from mserve.dsl.parser import parse
 from mserve.dsl.source import Source
 from mserve.dsl.syntax import NOWHERE
 from mserve.dsl.tokens import tokenize
+from mserve.dsl.unparse import expression
 
 _SHIPPED = {
     path.name: path.read_text("utf-8")
@@ -270,7 +271,14 @@ def _larger(inner: _Exprs) -> _Exprs:
     several = st.lists(inner, max_size=3).map(tuple)
     return st.one_of(
         st.builds(lambda op, x: syntax.Unary(NOWHERE, op, x), st.sampled_from(["-", "not"]), inner),
-        st.builds(lambda op, x, y: syntax.Binary(NOWHERE, op, NOWHERE, x, y), ops, inner, inner),
+        *(
+            2
+            * [
+                st.builds(
+                    lambda op, x, y: syntax.Binary(NOWHERE, op, NOWHERE, x, y), ops, inner, inner
+                )
+            ]
+        ),
         st.builds(lambda x, c, y: syntax.Conditional(NOWHERE, x, c, y), inner, inner, inner),
         st.builds(lambda name, args: syntax.Call(NOWHERE, name, NOWHERE, args), _NAMES, several),
         st.builds(
@@ -287,7 +295,7 @@ def _larger(inner: _Exprs) -> _Exprs:
     )
 
 
-_EXPRESSIONS: _Exprs = st.recursive(_LEAVES, _larger, max_leaves=8)
+_EXPRESSIONS: _Exprs = st.recursive(_LEAVES, _larger, max_leaves=12)
 _RANGES = st.just(syntax.Rest(NOWHERE)) | st.builds(
     lambda a, b: syntax.PromptRange(NOWHERE, a, b),
     *(st.none() | _EXPRESSIONS, st.none() | _EXPRESSIONS),
@@ -383,7 +391,28 @@ _STRATEGIES = st.builds(
 )
 
 
-@settings(max_examples=120, deadline=None, database=None, derandomize=True)
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("a - (b - c)", "a - (b - c)"),
+        ("(a - b) - c", "a - b - c"),
+        ("a / (b * c)", "a / (b * c)"),
+        ("(a + b) * c + (d * e)", "(a + b) * c + d * e"),
+        ("-(a + b) * -(c)", "-(a + b) * -c"),
+        ("(a < b) == (c < d)", "(a < b) == (c < d)"),
+        ("not (a and b) or (c and not d)", "not (a and b) or c and not d"),
+        ("(a if b else c) if d else (e if f else g)", "(a if b else c) if d else e if f else g"),
+        ("a if (b if c else d) else e", "a if (b if c else d) else e"),
+        ("f((a), [v for v in (p) where (b)])", "f(a, [v for v in p where b])"),
+        ("-(-a) - (-b)", "--a - -b"),
+    ],
+)
+def test_only_needed_parentheses_are_written(text: str, plain: str) -> None:
+    let = parse(Source.from_text(f'strategy a "b"\nlet x = {text}')).strategy.lets[0]
+    assert expression(let.value) == plain
+
+
+@settings(max_examples=200, deadline=None, database=None, derandomize=True)
 @given(_EXPRESSIONS)
 def test_every_expression_is_read_back(expr: syntax.Expr) -> None:
     tree = parse(Source.from_text('strategy a "b"\nlet x = 1')).strategy
