@@ -44,7 +44,8 @@ class Engine:
         self._sequences: dict[str, Sequence] = {}
         self._num_submitted = 0
         self._in_flight: Batch | None = None
-        self._leaving: list[Sequence] = []  # ended while in flight: they keep pages until commit
+        self._leaving: list[Sequence] = []  # ended, but a batch or a transfer still has their pages
+        self._holds: dict[str, Sequence] = {}
         self._events: list[EngineEvent] = []
 
     def submit(self, call: PlanCall, now: float) -> Sequence:
@@ -135,8 +136,21 @@ class Engine:
             send.done = send.done or send.step == step
         self._settle(sequence)
 
+    def hold(self, key: str, name: str) -> None:
+        """A transfer of this name reads or writes the sequence's pages: they stay until `let_go`,
+        even if the sequence ends before."""
+        assert name not in self._holds, f"transfer {name} holds pages twice"
+        sequence = self._holds[name] = self._sequences[key]
+        sequence.num_holds += 1
+
+    def let_go(self, name: str) -> None:
+        """The transfer is over."""
+        self._holds.pop(name).num_holds -= 1
+        if self._in_flight is None:
+            self._land()
+
     def cancel(self, key: str, now: float) -> None:
-        """Ends a sequence, if there is one, without an event. Its transfers are over by now."""
+        """Ends a sequence, if there is one, without an event."""
         sequence = self._sequences.get(key)
         if sequence is not None:
             self._end(sequence)
@@ -276,7 +290,7 @@ class Engine:
 
     def _end(self, sequence: Sequence) -> None:
         """Forgets a sequence; what it computed stays as cache. While a batch is in flight that may
-        write its pages, it keeps them."""
+        write its pages, or a transfer holds them, it keeps them."""
         del self._sequences[sequence.key]
         self._scheduler.remove(sequence)
         sequence.state = SequenceState.FINISHED
@@ -285,12 +299,12 @@ class Engine:
             self._land()
 
     def _land(self) -> None:
-        """No batch is in flight any more: whoever has left gives back the pages."""
+        """No batch is in flight any more: who has left and is not held gives back the pages."""
         self._in_flight = None
-        for sequence in self._leaving:
+        for sequence in [s for s in self._leaving if not s.num_holds]:
             self.cache.publish(sequence, sequence.num_computed)
             self.cache.release(sequence)
-        self._leaving.clear()
+            self._leaving.remove(sequence)
 
 
 def _never_fits(sequence: Sequence, config: EngineConfig) -> TooLarge:

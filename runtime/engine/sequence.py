@@ -74,6 +74,7 @@ class Sequence:
     pages: array[int] = field(default_factory=lambda: array("i"))
     block_keys: list[int] = field(default_factory=list)  # of the whole blocks of `tokens` so far
     num_shared: int = 0  # in pages
+    num_holds: int = 0  # transfers that read or write the pages now
     num_matched: int = 0
     num_computed: int = 0
     num_received: int = 0  # tokens whose KV came from another worker
@@ -125,8 +126,9 @@ class Sequence:
 
     @property
     def is_preemptible(self) -> bool:
-        """Nobody else reads or writes its pages."""
-        return all(r.arrived for r in self.receives) and all(s.done for s in self.sends)
+        """Nobody else reads or writes its pages, nor is about to."""
+        transfers_done = all(r.arrived for r in self.receives) and all(s.done for s in self.sends)
+        return transfers_done and not self.num_holds
 
     @property
     def is_complete(self) -> bool:

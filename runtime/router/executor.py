@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 
 from mserve.compiler.plan import LimitsSpec, RemoteSend, StartGenerate
+from mserve.compiler.protocol import AnswerEvent, Effect
 from mserve.runtime.clock import Clock
 from mserve.runtime.cluster.membership import WorkerInfo
 from mserve.runtime.errors import Gone, NoRoom, RequestError, Unavailable, WorkerLost
@@ -103,14 +104,16 @@ class Executor:
         try:
             yield
         except asyncio.CancelledError:
-            record.state = "cancelled"
+            if record.is_open:
+                record.advance(AnswerEvent.CANCEL)
             raise
         except Exception as error:
-            record.state, record.error = "failed", str(error)
+            if record.is_open:
+                record.advance(AnswerEvent.GIVE_UP)
+                record.error = str(error)
             raise
         finally:
-            if answer.finish is not None:
-                record.state, record.finish = "done", answer.finish
+            record.finish = answer.finish
             record.ended_s = self._clock.time()
             self._on_end(record)
 
@@ -135,6 +138,7 @@ class Executor:
 
     async def _carry_out(self, answer: Answer, placed: Placed) -> None:
         """One attempt: the stages that make the answer, in order, then copies for later."""
+        answer.record.advance(AnswerEvent.PLACED)
         record = AttemptRecord(self._clock.time(), placed.decision)
         answer.record.attempts.append(record)
         stages = split_plan(placed.decision.plan)
@@ -210,7 +214,10 @@ class Executor:
             raise failure
 
     async def _relay(self, attempt: Attempt, worker: WorkerInfo, frame: Frame) -> None:
+        """Passes tokens on; frames of calls that are closed are not read any more."""
         answer = attempt.answer
+        if Effect.EMIT not in answer.record.advance(AnswerEvent.TOKEN):
+            return
         if frame.tokens:
             if answer.record.first_token_s is None:
                 answer.record.first_token_s = self._clock.time()
@@ -245,7 +252,9 @@ class Executor:
         attempt.stage_finish = finish
         answer = attempt.answer
         if not attempt.is_last_stage and finish.reason == "length" and answer.remaining > 0:
+            answer.record.advance(AnswerEvent.HANDOVER)
             return
+        answer.record.advance(AnswerEvent.FINISH)
         answer.finish = self._total(attempt, worker, finish)
         self._history.answered(
             worker.name,
@@ -269,6 +278,7 @@ class Executor:
         if not (error.retryable or isinstance(error, Gone)):
             raise error
         if answer.ending is not None:  # only the worker's word for it was lost
+            answer.record.advance(AnswerEvent.FINISH)
             num_prompt = answer.request.num_tokens
             answer.finish = Finish(answer.ending, num_prompt, answer.num_generated, 0)
             await answer.sink.finish(answer.finish)
@@ -281,6 +291,7 @@ class Executor:
             answer.num_retries += 1
         if answer.num_retries > self._limits.retries:
             raise error
+        answer.record.advance(AnswerEvent.LOST)
         if answer.generated:
             answer.deadline = self._deadline()
         log.warning("plan %s: %s; planning anew", answer.record.id, error)

@@ -81,7 +81,7 @@ class Pages:
     async def recent_plans(self, scope: Scope, send: Send) -> None:
         """The newest first; at most 100."""
         listed = [
-            {"id": record.id, "request_id": record.request_id, "state": record.state}
+            {"id": record.id, "request_id": record.request_id, "state": record.state.value}
             for record, _ in zip(self._plans, range(100), strict=False)
         ]
         await asgi.respond_json(send, {"plans": listed})

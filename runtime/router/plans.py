@@ -1,6 +1,6 @@
 """What became of the last plans: decision, steps, states and timings, for `GET /v1/plans/{id}`.
 
-Steps are driven through compiler.protocol's STEP table here. Keeps no token and no text. Bounded:
+Steps and answers are driven through compiler.protocol's tables here. Keeps no token and no text. Bounded:
 the oldest record goes when a new one comes.
 """
 
@@ -11,11 +11,22 @@ from typing import Any
 import msgspec
 
 from mserve.compiler.plan import Decision, Step, StepName, WorkerName
-from mserve.compiler.protocol import STEP, ProtocolError, StepEvent, StepState, advance
+from mserve.compiler.protocol import (
+    ANSWER,
+    STEP,
+    AnswerEvent,
+    AnswerState,
+    Effect,
+    ProtocolError,
+    StepEvent,
+    StepState,
+    advance,
+)
 from mserve.runtime.errors import EngineFailure
 from mserve.runtime.messages import Finish, StepReport
 
 OPEN_STATES = (StepState.PENDING, StepState.RUNNING)
+OPEN_ANSWERS = (AnswerState.PLANNING, AnswerState.RUNNING)
 
 
 @dataclass(slots=True)
@@ -94,12 +105,22 @@ class PlanRecord:
     request_id: str
     started_s: float
     prompt_tokens: int
-    state: str = "running"  # running | done | failed | cancelled
+    state: AnswerState = AnswerState.PLANNING
     attempts: list[AttemptRecord] = field(default_factory=list)
     first_token_s: float | None = None
     ended_s: float | None = None
     finish: Finish | None = None
     error: str = ""
+
+    @property
+    def is_open(self) -> bool:
+        return self.state in OPEN_ANSWERS
+
+    def advance(self, event: AnswerEvent) -> tuple[Effect, ...]:
+        """Moves the answer on; returns what the executor has to do now."""
+        transition = advance(ANSWER, self.state, event)
+        self.state = transition.state
+        return transition.effects
 
 
 class PlanLog:
@@ -135,7 +156,7 @@ def plan_json(record: PlanRecord) -> dict[str, Any]:
     return {
         "id": record.id,
         "request_id": record.request_id,
-        "state": record.state,
+        "state": record.state.value,
         "started_s": record.started_s,
         "prompt_tokens": record.prompt_tokens,
         "first_token_ms": ms(record.first_token_s),

@@ -12,7 +12,16 @@ from dataclasses import dataclass
 from math import inf
 from typing import Protocol
 
-from mserve.compiler.protocol import SEND, Effect, SendEvent, SendState, advance
+from mserve.compiler.protocol import (
+    CHECKS,
+    SEND,
+    Check,
+    Effect,
+    Message,
+    SendEvent,
+    SendState,
+    advance,
+)
 from mserve.runtime.engine.batching import Batch, KvStore
 from mserve.runtime.engine.sequence import Sequence
 from mserve.runtime.errors import BY_KIND, EngineFailure, NoRoom, RequestError, WorkerLost
@@ -36,6 +45,12 @@ class SenderHost(Protocol):
         """The plan cannot go on at this worker."""
         ...
 
+    def hold(self, key: str, name: str) -> None:
+        """The plan's pages will be read: they stay until `let_go`."""
+        ...
+
+    def let_go(self, name: str) -> None: ...
+
 
 @dataclass(slots=True, eq=False)
 class Outgoing:
@@ -46,10 +61,11 @@ class Outgoing:
     ticket: str
     peer: bytes
     worker: str
+    incarnation: str  # of the worker that the plan means
+    begin: int  # moved on by the grant
     end: int
     deadline_s: float  # for the receiver's next sign of life
-    state: SendState = SendState.OPENING
-    begin: int = 0  # set by the grant
+    state: SendState = SendState.NEW
     position: int = 0
     piece_end: int = 0
     layer: int = 0
@@ -99,37 +115,30 @@ class Sends:
             self._announce(key, call, receiver, now)
 
     def _announce(self, key: str, call: RemoteSendCall, receiver: Receiver, now: float) -> None:
-        self._outgoing[receiver.ticket] = Outgoing(
+        outgoing = self._outgoing[receiver.ticket] = Outgoing(
             key=key,
             step=call.step,
             ticket=receiver.ticket,
             peer=receiver.address,
             worker=receiver.worker,
+            incarnation=receiver.incarnation,
+            begin=call.begin,
             end=call.end,
             deadline_s=now + self._timeout_s,
         )
-        message = wire.Open(
-            receiver.ticket,
-            self._worker,
-            receiver.incarnation,
-            self._fingerprint,
-            call.begin,
-            call.end,
-        )
-        self._transport.send(receiver.address, wire.encode(message))
+        self._advance(outgoing, SendEvent.OPEN)
 
     def end(self, key: str, now: float) -> None:
         """The plan is over at this worker: whatever still goes out is aborted."""
         for outgoing in [o for o in self._outgoing.values() if o.key == key]:
             if outgoing.state not in _ENDED:
-                self._advance(outgoing, SendEvent.ABORT)
-                self._tell_abort(outgoing, "its plan was cancelled")
+                self._advance(outgoing, SendEvent.CANCEL, "Its plan was cancelled.")
             del self._outgoing[outgoing.ticket]
 
     # --- the receivers' side -------------------------------------------------------------------
 
     def on_grant(self, peer: bytes, message: wire.Grant, now: float) -> None:
-        outgoing = self._owned(peer, message.ticket, SendEvent.GRANT)
+        outgoing = self._takes(SendEvent.GRANT, Message.GRANT, peer, message.ticket)
         if outgoing is not None:
             outgoing.begin = outgoing.position = min(message.begin, outgoing.end)
             outgoing.deadline_s = now + self._timeout_s
@@ -137,7 +146,7 @@ class Sends:
             self._flush(outgoing)
 
     def on_ack(self, peer: bytes, message: wire.Ack, now: float) -> None:
-        outgoing = self._owned(peer, message.ticket, SendEvent.ACK)
+        outgoing = self._takes(SendEvent.ACK, Message.ACK, peer, message.ticket)
         if outgoing is None:
             return
         self._advance(outgoing, SendEvent.ACK)
@@ -153,13 +162,15 @@ class Sends:
 
     def on_refuse(self, peer: bytes, message: wire.Refuse, now: float) -> None:
         error = BY_KIND.get(message.kind, EngineFailure)(message.detail)
-        self._abort(self._owned(peer, message.ticket, SendEvent.ABORT), error, now)
+        outgoing = self._takes(SendEvent.REFUSE, Message.REFUSE, peer, message.ticket)
+        if outgoing is not None:
+            self._give_up(outgoing, SendEvent.REFUSE, error, now)
 
     def peer_lost(self, peer: bytes, reason: str, now: float) -> None:
         for outgoing in [o for o in self._outgoing.values() if o.peer == peer]:
             detail = f"The connection to {outgoing.worker} is gone: {reason}"
             if outgoing.state not in _ENDED:
-                self._abort(outgoing, WorkerLost(detail), now)
+                self._give_up(outgoing, SendEvent.RECEIVER_LOST, WorkerLost(detail), now)
 
     def expire(self, now: float) -> None:
         """Gives up on receivers from which nothing was heard for too long."""
@@ -168,12 +179,12 @@ class Sends:
                 continue  # its plan ended with another of these
             if outgoing.state is SendState.OPENING:
                 detail = f"{outgoing.worker} had no room for the KV within {self._timeout_s:g} s."
-                self._tell_abort(outgoing, detail)
-                self._abort(outgoing, NoRoom(detail, retry_after_s=1.0), now)
+                no_room = NoRoom(detail, retry_after_s=1.0)
+                self._give_up(outgoing, SendEvent.EXPIRE, no_room, now)
             elif outgoing.state not in _ENDED:
                 detail = f"{outgoing.worker} took no KV for {self._timeout_s:g} s."
+                self._give_up(outgoing, SendEvent.EXPIRE, WorkerLost(detail), now)
                 self._transport.close(outgoing.peer)
-                self._abort(outgoing, WorkerLost(detail), now)
 
     # --- the model's side ----------------------------------------------------------------------
 
@@ -243,27 +254,52 @@ class Sends:
 
     def _flush(self, outgoing: Outgoing) -> None:
         if outgoing.position >= outgoing.end and outgoing.state is not SendState.FLUSHED:
-            self._transport.send(outgoing.peer, wire.encode(wire.Fin(outgoing.ticket)))
             self._advance(outgoing, SendEvent.FIN)
 
     # --- inside --------------------------------------------------------------------------------
 
-    def _owned(self, peer: bytes, name: str, event: SendEvent) -> Outgoing | None:
-        outgoing = self._outgoing.get(name)
-        if outgoing is None or outgoing.peer != peer or (outgoing.state, event) not in SEND:
+    def _takes(self, event: SendEvent, kind: Message, peer: bytes, ticket: str) -> Outgoing | None:
+        """The send, if the table allows the event and the message passes its checks."""
+        outgoing = self._outgoing.get(ticket)
+        if outgoing is None or (outgoing.state, event) not in SEND:
             return None
-        return outgoing
+        assert set(CHECKS[kind]) <= {Check.PEER}, "a receiver's message is known by its peer"
+        return outgoing if Check.PEER not in CHECKS[kind] or outgoing.peer == peer else None
 
-    def _tell_abort(self, outgoing: Outgoing, detail: str) -> None:
-        self._transport.send(outgoing.peer, wire.encode(wire.Abort(outgoing.ticket, detail)))
+    def _give_up(
+        self, outgoing: Outgoing, event: SendEvent, error: RequestError, now: float
+    ) -> None:
+        self._advance(outgoing, event, error.detail)
+        self._host.fail(outgoing.key, error, outgoing.step, now)
 
-    def _abort(self, outgoing: Outgoing | None, error: RequestError, now: float) -> None:
-        if outgoing is not None and outgoing.state not in _ENDED:
-            self._advance(outgoing, SendEvent.ABORT)
-            self._host.fail(outgoing.key, error, outgoing.step, now)
-
-    def _advance(self, outgoing: Outgoing, event: SendEvent) -> None:
+    def _advance(self, outgoing: Outgoing, event: SendEvent, detail: str = "") -> None:
         transition = advance(SEND, outgoing.state, event)
         outgoing.state = transition.state
-        if Effect.UNPIN in transition.effects:
-            outgoing.deadline_s = inf
+        for effect in transition.effects:
+            match effect:
+                case Effect.HOLD:
+                    self._host.hold(outgoing.key, outgoing.ticket)
+                case Effect.ANNOUNCE:
+                    self._tell(outgoing, self._announcement(outgoing))
+                case Effect.FINISH:
+                    self._tell(outgoing, wire.Fin(outgoing.ticket))
+                case Effect.WITHDRAW:
+                    self._tell(outgoing, wire.Withdraw(outgoing.ticket, detail))
+                case Effect.LET_GO:
+                    self._host.let_go(outgoing.ticket)
+                    outgoing.deadline_s = inf
+                case _:
+                    raise AssertionError(f"'{effect}' is no effect of a send")
+
+    def _announcement(self, outgoing: Outgoing) -> wire.Open:
+        return wire.Open(
+            outgoing.ticket,
+            self._worker,
+            outgoing.incarnation,
+            self._fingerprint,
+            outgoing.begin,
+            outgoing.end,
+        )
+
+    def _tell(self, outgoing: Outgoing, message: wire.ToReceiver) -> None:
+        self._transport.send(outgoing.peer, wire.encode(message))

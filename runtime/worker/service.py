@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 from msgspec.structs import asdict, replace
 
-from mserve.compiler.protocol import TicketEvent
+from mserve.compiler.protocol import CHECKS, Check, Message, TicketEvent
 from mserve.runtime.engine import events
 from mserve.runtime.engine.batching import Batch, KvStore, StepOutput
 from mserve.runtime.engine.engine import Engine
@@ -102,12 +102,23 @@ class WorkerService:
     def _admit(self, call: PlanCall, now: float) -> None:
         if self.draining and self._sessions.get(call.key) is None:
             raise Unavailable("The worker is draining and takes no new plans.", retry_after_s=1.0)
-        if call.incarnation not in ("", self._incarnation):
-            raise Gone("The call means an earlier incarnation of this worker.")
         check_names(call)
-        self._sessions.check(call)
+        for check in CHECKS[Message.PLAN]:
+            self._check(check, call)
         check_transfers(call, self._tickets, self._sends, self._transport.address)
         self._engine.submit(call, now)
+
+    def _check(self, check: Check, call: PlanCall) -> None:
+        match check:
+            case Check.INCARNATION:
+                if call.incarnation not in ("", self._incarnation):
+                    raise Gone("The call means an earlier incarnation of this worker.")
+            case Check.NEWEST:
+                self._sessions.check_newest(call)
+            case Check.FRESH:
+                self._sessions.check_fresh(call)
+            case _:
+                raise AssertionError(f"'{check}' is no check of a plan call")
 
     def _use(self, names: tuple[str, ...], held: bool, now: float) -> None:
         if held:
@@ -238,6 +249,12 @@ class WorkerService:
     def arrived(self, key: str, ticket: str, now: float) -> None:
         self._engine.arrived(key, ticket, now)
 
+    def hold(self, key: str, name: str) -> None:
+        self._engine.hold(key, name)
+
+    def let_go(self, name: str) -> None:
+        self._engine.let_go(name)
+
     def received(self, ticket: Ticket, now: float) -> None:
         sequence = self._engine.find(ticket.key)
         assert sequence is not None, "a ticket has a living sequence"
@@ -296,8 +313,8 @@ class WorkerService:
                 self._tickets.on_open(event.peer, message, now)
             case wire.Fin():
                 self._tickets.on_fin(event.peer, message, now)
-            case wire.Abort():
-                self._tickets.on_abort(event.peer, message, now)
+            case wire.Withdraw():
+                self._tickets.on_withdraw(event.peer, message, now)
             case wire.Grant():
                 self._sends.on_grant(event.peer, message, now)
             case wire.Ack():

@@ -78,11 +78,14 @@ class Sessions:
     def get(self, key: str) -> Session | None:
         return self._by_key.get(key)
 
-    def check(self, call: PlanCall) -> None:
-        """Raises Gone for an overtaken attempt, Conflict for a step that is there already."""
+    def check_newest(self, call: PlanCall) -> None:
+        """Raises Gone for an attempt that a later one has overtaken."""
         newest = self._attempts.get(call.plan_id, call.attempt)
         if call.attempt < newest:
             raise Gone(f"Attempt {call.attempt} of the plan was overtaken by attempt {newest}.")
+
+    def check_fresh(self, call: PlanCall) -> None:
+        """Raises Conflict for a step that is there already."""
         session = self._by_key.get(call.key)
         for step in call.steps:
             if session is not None and step.step in session.steps:

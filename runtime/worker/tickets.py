@@ -11,7 +11,16 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Protocol
 
-from mserve.compiler.protocol import TICKET, Effect, TicketEvent, TicketState, advance
+from mserve.compiler.protocol import (
+    CHECKS,
+    TICKET,
+    Check,
+    Effect,
+    Message,
+    TicketEvent,
+    TicketState,
+    advance,
+)
 from mserve.runtime.engine.batching import KvStore
 from mserve.runtime.engine.sequence import Sequence
 from mserve.runtime.errors import Gone, RequestError, Unprocessable, WorkerLost
@@ -44,6 +53,12 @@ class ReceiverHost(Protocol):
     def fail(self, key: str, error: RequestError, step: str, now: float) -> None:
         """The plan cannot go on at this worker."""
         ...
+
+    def hold(self, key: str, name: str) -> None:
+        """The plan's pages are being written: they stay until `let_go`."""
+        ...
+
+    def let_go(self, name: str) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -165,40 +180,40 @@ class Tickets:
 
     def on_data(self, peer: bytes, message: wire.Data, payload: memoryview, now: float) -> None:
         """Copies one (layer, range) into the pages, under the ticket's check."""
-        ticket = self._owned(peer, message.ticket, TicketEvent.DATA)
-        if ticket is None:
-            return
-        sequence = self._host.sequence(ticket.key)
+        ticket = self._takes(TicketEvent.DATA, message.ticket)
+        failed = None if ticket is None else self._failed(Message.DATA, ticket, peer, message)
         expected = (message.end - message.begin) * self._kv.bytes_per_token_layer
-        in_order = (
-            0 <= message.layer < len(ticket.frontier)
-            and ticket.frontier[message.layer] == message.begin < message.end <= ticket.end
-        )
-        if sequence is None or not in_order or len(payload) != expected:
+        if ticket is None or failed is not None or len(payload) != expected:
             self.num_dropped += 1
             return
+        sequence = self._host.sequence(ticket.key)
+        assert sequence is not None, "who takes data has a living sequence"
         self._kv.write(sequence.pages, message.layer, message.begin, message.end, payload)
-        self._advance(ticket, TicketEvent.DATA, now, message, len(payload))
+        self._advance(ticket, TicketEvent.DATA, now, message)
 
     def on_fin(self, peer: bytes, message: wire.Fin, now: float) -> None:
-        ticket = self._owned(peer, message.ticket, TicketEvent.FIN)
-        if ticket is None:
-            return
-        missing = [at for at in ticket.frontier if at < ticket.end]
-        if missing:
-            detail = f"The sender ended at token {min(missing)} of {ticket.end}."
+        ticket = self._takes(TicketEvent.FIN, message.ticket)
+        failed = None if ticket is None else self._failed(Message.FIN, ticket, peer, message)
+        if ticket is None or failed is Check.PEER:
+            self.num_dropped += 1
+        elif failed is Check.COMPLETE:
+            detail = f"The sender ended at token {min(ticket.frontier)} of {ticket.end}."
             self._refuse(peer, ticket.name, Gone(detail))
             self._lose(ticket, WorkerLost(detail), now)
-            return
-        self._advance(ticket, TicketEvent.FIN, now)
-        self._host.received(ticket, now)
-        self._settle(ticket, now)
+        else:
+            self._advance(ticket, TicketEvent.FIN, now)
+            self._host.received(ticket, now)
+            self._settle(ticket, now)
 
-    def on_abort(self, peer: bytes, message: wire.Abort, now: float) -> None:
-        self._parked.pop(message.ticket, None)
-        ticket = self._tickets.get(message.ticket)
-        if ticket is not None and ticket.peer == peer:
-            self._lose(ticket, WorkerLost(f"The sender gave up: {message.detail}"), now)
+    def on_withdraw(self, peer: bytes, message: wire.Withdraw, now: float) -> None:
+        parked = self._parked.get(message.ticket)
+        if parked is not None and parked[0] == peer:
+            del self._parked[message.ticket]
+        ticket = self._takes(TicketEvent.SENDER_LOST, message.ticket)
+        if ticket is None or self._failed(Message.WITHDRAW, ticket, peer, message) is not None:
+            self.num_dropped += parked is None
+            return
+        self._lose(ticket, WorkerLost(f"The sender gave up: {message.detail}"), now)
 
     def peer_lost(self, peer: bytes, reason: str, now: float) -> None:
         for ticket in [t for t in self._tickets.values() if t.peer == peer]:
@@ -224,46 +239,61 @@ class Tickets:
 
     def _open(self, peer: bytes, message: wire.Open, now: float) -> None:
         ticket = self._tickets[message.ticket]
-        error = self._mismatch(ticket, message)
-        if error is not None:
+        failed = self._failed(Message.OPEN, ticket, peer, message)
+        if ticket.peer is not None:
+            self.num_dropped += 1
+        elif failed is not None:
+            error = self._mismatch(failed, ticket, message)
             self._refuse(peer, ticket.name, error)
             self._host.fail(ticket.key, error, ticket.step, now)
-        elif ticket.peer is not None:
-            self.num_dropped += 1
         else:
             ticket.peer, ticket.opened_s = peer, now
             self._host.opened(ticket.key, ticket.name, now)
 
-    def _mismatch(self, ticket: Ticket, message: wire.Open) -> RequestError | None:
-        if message.incarnation not in ("", self._incarnation):
+    def _mismatch(self, failed: Check, ticket: Ticket, message: wire.Open) -> RequestError:
+        if failed is Check.INCARNATION:
             return Gone("The plan means an earlier incarnation of this worker.")
-        if message.fingerprint != self._fingerprint:
+        if failed is Check.LAYOUT:
             return Unprocessable(
                 f"KV layouts differ: {message.sender} has {message.fingerprint}, "
                 f"this worker has {self._fingerprint}."
             )
-        if (message.begin, message.end) != (ticket.begin, ticket.end):
-            return Unprocessable(
-                f"The ticket is for [{ticket.begin}, {ticket.end}), "
-                f"its sender has [{message.begin}, {message.end})."
-            )
-        return None
-
-    def _grant(self, ticket: Ticket, matched: int) -> None:
-        ticket.granted_begin = min(max(ticket.begin, matched), ticket.end)
-        ticket.frontier = [ticket.granted_begin] * self._kv.num_layers
-        assert ticket.peer is not None, "a grant answers an Open"
-        self._transport.send(
-            ticket.peer, wire.encode(wire.Grant(ticket.name, ticket.granted_begin))
+        return Unprocessable(
+            f"The ticket is for [{ticket.begin}, {ticket.end}), "
+            f"its sender has [{message.begin}, {message.end})."
         )
 
-    def _owned(self, peer: bytes, name: str, event: TicketEvent) -> Ticket | None:
-        """The ticket, if this peer is its sender and the table allows the event; else counted."""
+    def _takes(self, event: TicketEvent, name: str) -> Ticket | None:
+        """The ticket, if it is there and the table allows the event."""
         ticket = self._tickets.get(name)
-        if ticket is None or ticket.peer != peer or (ticket.state, event) not in TICKET:
-            self.num_dropped += 1
-            return None
-        return ticket
+        return ticket if ticket is not None and (ticket.state, event) in TICKET else None
+
+    def _failed(
+        self, kind: Message, ticket: Ticket, peer: bytes, message: wire.ToReceiver
+    ) -> Check | None:
+        """The first check of the protocol that the message does not pass."""
+        for check in CHECKS[kind]:
+            if not self._passes(check, ticket, peer, message):
+                return check
+        return None
+
+    def _passes(self, check: Check, ticket: Ticket, peer: bytes, message: wire.ToReceiver) -> bool:
+        match check, message:
+            case Check.PEER, _:
+                return ticket.peer == peer
+            case Check.INCARNATION, wire.Open():
+                return message.incarnation in ("", self._incarnation)
+            case Check.LAYOUT, wire.Open():
+                return message.fingerprint == self._fingerprint
+            case Check.RANGE, wire.Open():
+                return (message.begin, message.end) == (ticket.begin, ticket.end)
+            case Check.ORDER, wire.Data():
+                known = 0 <= message.layer < len(ticket.frontier)
+                at = ticket.frontier[message.layer] if known else -1
+                return at == message.begin < message.end <= ticket.end
+            case Check.COMPLETE, wire.Fin():
+                return all(at >= ticket.end for at in ticket.frontier)
+        raise AssertionError(f"'{check}' is no check of a {type(message).__name__}")
 
     def _settle(self, ticket: Ticket, now: float) -> None:
         if ticket.wanted is not None and ticket.state is TicketState.ARRIVED:
@@ -277,37 +307,50 @@ class Tickets:
             self._host.fail(ticket.key, error, ticket.step, now)
 
     def _advance(
-        self,
-        ticket: Ticket,
-        event: TicketEvent,
-        now: float,
-        data: wire.Data | None = None,
-        num_bytes: int = 0,
+        self, ticket: Ticket, event: TicketEvent, now: float, data: wire.Data | None = None
     ) -> None:
         transition = advance(TICKET, ticket.state, event)
         ticket.state = transition.state
         for effect in transition.effects:
-            match effect:
-                case Effect.GRANT:
-                    sequence = self._host.sequence(ticket.key)
-                    assert sequence is not None, "pages were reserved for a living sequence"
-                    self._grant(ticket, sequence.num_matched)
-                case Effect.COUNT:
-                    assert data is not None, "only data is counted"
-                    ticket.frontier[data.layer] = data.end
-                    ticket.received_bytes += num_bytes
-                    if ticket.deadline_s != inf:
-                        ticket.deadline_s = now + self._lease_s
-                case Effect.ACK:
-                    assert ticket.peer is not None, "what arrived had a sender"
-                    self._transport.send(ticket.peer, wire.encode(wire.Ack(ticket.name)))
-                case Effect.PUBLISH:
-                    self._host.arrived(ticket.key, ticket.name, now)
-                case Effect.REFUSE:
-                    if ticket.peer is not None:
-                        self._refuse(ticket.peer, ticket.name, Gone("The ticket has ended."))
-                case Effect.FREE_PAGES | Effect.UNPIN:
-                    pass  # the pages are the sequence's: the engine frees them with it
+            if effect is Effect.COUNT:
+                assert data is not None, "only data is counted"
+                self._count(ticket, data, now)
+            else:
+                self._perform(effect, ticket, now)
+
+    def _perform(self, effect: Effect, ticket: Ticket, now: float) -> None:
+        match effect:
+            case Effect.HOLD:
+                self._host.hold(ticket.key, ticket.name)
+            case Effect.LET_GO:
+                self._host.let_go(ticket.name)
+            case Effect.GRANT:
+                self._grant(ticket)
+            case Effect.ACK:
+                assert ticket.peer is not None, "what arrived had a sender"
+                self._transport.send(ticket.peer, wire.encode(wire.Ack(ticket.name)))
+            case Effect.PUBLISH:
+                self._host.arrived(ticket.key, ticket.name, now)
+            case Effect.REFUSE:
+                if ticket.peer is not None:
+                    self._refuse(ticket.peer, ticket.name, Gone("The ticket has ended."))
+            case _:
+                raise AssertionError(f"'{effect}' is no effect of a ticket")
+
+    def _grant(self, ticket: Ticket) -> None:
+        sequence = self._host.sequence(ticket.key)
+        assert sequence is not None, "pages were reserved for a living sequence"
+        assert ticket.peer is not None, "a grant answers an Open"
+        ticket.granted_begin = min(max(ticket.begin, sequence.num_matched), ticket.end)
+        ticket.frontier = [ticket.granted_begin] * self._kv.num_layers
+        grant = wire.Grant(ticket.name, ticket.granted_begin)
+        self._transport.send(ticket.peer, wire.encode(grant))
+
+    def _count(self, ticket: Ticket, data: wire.Data, now: float) -> None:
+        ticket.frontier[data.layer] = data.end
+        ticket.received_bytes += (data.end - data.begin) * self._kv.bytes_per_token_layer
+        if ticket.deadline_s != inf:
+            ticket.deadline_s = now + self._lease_s
 
     def _refuse(self, peer: bytes, name: str, error: RequestError) -> None:
         self._transport.send(peer, wire.encode(wire.Refuse(name, error.kind, error.detail)))

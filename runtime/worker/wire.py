@@ -5,7 +5,7 @@
     sender   Data, Data, ... ->           one (layer, range) each, with its KV as payload
     sender   Fin ->                       that was all
     receiver         <- Ack               every layer of every token is here
-    either   Refuse / Abort               it ends here, and why
+    either   Refuse / Withdraw            it ends here, and why
 
 Tickets are named by the executor with 128 random bits, so a name is also the proof of being invited.
 """
@@ -57,14 +57,14 @@ class Refuse(Struct, frozen=True, tag="refuse", array_like=True):
     detail: str
 
 
-class Abort(Struct, frozen=True, tag="abort", array_like=True):
+class Withdraw(Struct, frozen=True, tag="withdraw", array_like=True):
     """Sender to receiver: the rest will not come."""
 
     ticket: str
     detail: str
 
 
-ToReceiver = Hello | Open | Data | Fin | Abort
+ToReceiver = Hello | Open | Data | Fin | Withdraw
 ToSender = Grant | Ack | Refuse
 TransferMessage = ToReceiver | ToSender
 
