@@ -28,6 +28,7 @@ class EngineOptions:
     max_batch_tokens: int = 2048
     chunk_tokens: int = 512
     max_running: int = 256
+    max_sequences: int = 4096
     threads: int | None = None
 
     def __post_init__(self) -> None:
@@ -38,6 +39,7 @@ class EngineOptions:
             "--max-batch-tokens": self.max_batch_tokens,
             "--chunk-tokens": self.chunk_tokens,
             "--max-running": self.max_running,
+            "--max-sequences": self.max_sequences,
             "--threads": 1 if self.threads is None else self.threads,
         }
         for flag, value in positive.items():
@@ -60,6 +62,20 @@ class ClusterOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class AdmissionOptions:
+    """Requests that one router has under way at once; `per_tenant` None: as many as in all."""
+
+    max_requests: int = 4096
+    per_tenant: int | None = None
+
+    def __post_init__(self) -> None:
+        given = {"--max-requests": self.max_requests, "--max-requests-per-tenant": self.per_tenant}
+        for flag, value in given.items():
+            if value is not None and value <= 0:
+                raise ConfigError(f"{flag} must be at least 1, not {value}.")
+
+
+@dataclass(frozen=True, slots=True)
 class ServeOptions:
     """`mserve serve`: a whole cluster on this machine. `workers` overrides pools' own counts."""
 
@@ -69,6 +85,7 @@ class ServeOptions:
     port: int = 8000
     cluster: ClusterOptions = field(default_factory=ClusterOptions)
     engine: EngineOptions = field(default_factory=EngineOptions)
+    admission: AdmissionOptions = field(default_factory=AdmissionOptions)
     workers: Mapping[str, int] = field(default_factory=dict)
     log_dir: Path | None = None
 

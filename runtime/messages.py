@@ -20,7 +20,10 @@ from mserve.runtime.errors import BY_KIND, EngineFailure, RequestError
 
 
 class Sampling(Struct, frozen=True, forbid_unknown_fields=True):
-    """How to choose tokens and when to stop. `temperature` 0 is greedy; `top_k` 0 means off."""
+    """How to choose tokens and when to stop. `temperature` 0 is greedy; `top_k` 0 means off.
+
+    The last `answered` tokens of the prompt are answer already: penalties count them.
+    """
 
     max_tokens: Annotated[int, Meta(ge=1)]
     min_tokens: Annotated[int, Meta(ge=0)] = 0
@@ -31,6 +34,12 @@ class Sampling(Struct, frozen=True, forbid_unknown_fields=True):
     stop: Annotated[tuple[str, ...], Meta(max_length=16)] = ()
     stop_token_ids: Annotated[tuple[int, ...], Meta(max_length=64)] = ()
     ignore_eos: bool = False
+    min_p: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    presence_penalty: Annotated[float, Meta(ge=-2, le=2)] = 0.0
+    frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] = 0.0
+    repetition_penalty: Annotated[float, Meta(gt=0, le=10)] = 1.0
+    logit_bias: Annotated[dict[int, float], Meta(max_length=1024)] = {}
+    answered: Annotated[int, Meta(ge=0)] = 0
 
 
 class Render(Struct, frozen=True, forbid_unknown_fields=True):

@@ -43,3 +43,32 @@ def read_eos_ids(folder: Path) -> tuple[int, ...]:
         if isinstance(value, list):
             return tuple(int(token) for token in value)
     return ()
+
+
+class JsonFields:
+    """Typed access to an object of the file at `path`, which every error names."""
+
+    def __init__(self, path: Path, raw: Json) -> None:
+        self.where = repr(str(path))
+        self._raw = raw
+
+    def count(self, name: str, default: int | None = None) -> int:
+        """Raises ConfigError unless it is a positive whole number."""
+        value = self._value(name, default)
+        if not isinstance(value, int) or value <= 0:
+            raise ConfigError(f"{self.where}: {name} is {value!r}, not a positive count.")
+        return value
+
+    def number(self, name: str, default: float | None = None) -> float:
+        """Raises ConfigError unless it is positive."""
+        value = self._value(name, default)
+        if not isinstance(value, int | float) or value <= 0:
+            raise ConfigError(f"{self.where}: {name} is {value!r}, not positive.")
+        return float(value)
+
+    def _value(self, name: str, default: float | None) -> Any:
+        value = self._raw.get(name)
+        value = default if value is None else value
+        if value is None:
+            raise ConfigError(f"{self.where} does not give {name}.")
+        return value

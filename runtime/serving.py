@@ -51,6 +51,7 @@ async def serve_cluster(
             served_model=options.served_model,
             redis=redis,
             cluster=options.cluster.cluster,
+            admission=options.admission,
         )
         await run_router(config, listener, stop, on_ready)
 
@@ -102,6 +103,7 @@ def _worker(
         "--max-batch-tokens": engine.max_batch_tokens,
         "--chunk-tokens": engine.chunk_tokens,
         "--max-running": engine.max_running,
+        "--max-sequences": engine.max_sequences,
         "--threads": engine.threads,
     }
     argv = [sys.executable, "-m", "mserve", "worker"]

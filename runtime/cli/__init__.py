@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from mserve import __version__
-from mserve.runtime.cli import language, serving
+from mserve.runtime.cli import cluster, completion, language, serving
 
 DESCRIPTION = """\
 mserve serves language models by a strategy that you write down in a .mserve file.
@@ -53,4 +53,6 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     language.add_commands(commands)
     serving.add_commands(commands)
+    completion.add_commands(commands, parser)
+    cluster.add_commands(commands)
     return parser

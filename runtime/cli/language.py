@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mserve.runtime.cli import authoring
+from mserve.runtime.cli import authoring, cluster
 from mserve.runtime.cli.strategies import TEXT_FORMATS, Commands, checked, compiled, rendered
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ def _add_check(commands: Commands) -> None:
     parser.add_argument("--format", choices=CHECK_FORMATS, default="full")
     parser.add_argument("--warn-only", action="store_true", help="warnings alone exit with 0")
     parser.add_argument("--fix", action="store_true", help="apply the safe fixes to the files")
+    parser.add_argument(
+        "--against", metavar="URL", help="also: do they fit the cluster of this router?"
+    )
     parser.set_defaults(run=_check)
 
 
@@ -67,7 +70,8 @@ def _check(arguments: argparse.Namespace) -> int:
     found = [problem for result in results for problem in result.diagnostics]
     if arguments.warn_only:
         found = [problem for problem in found if problem.severity is Severity.ERROR]
-    return 1 if found else 0
+    fits = arguments.against is None or cluster.fits(results, arguments.against)
+    return 0 if fits and not found else 1
 
 
 def _plan(arguments: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mserve.runtime.cli.strategies import Commands, servable
 
 if TYPE_CHECKING:
-    from mserve.runtime.config import ClusterOptions, EngineOptions
+    from mserve.runtime.config import AdmissionOptions, ClusterOptions, EngineOptions
 
 
 def add_commands(commands: Commands) -> None:
@@ -75,6 +75,16 @@ def _add_front(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--served-model-name", metavar="NAME", help="the name clients use")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
+    parser.add_argument(
+        "--max-requests",
+        type=int,
+        default=4096,
+        metavar="N",
+        help="under way at once; more are answered 429 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-requests-per-tenant", type=int, metavar="N", help="of one `user` (default: all)"
+    )
     _add_log_level(parser)
 
 
@@ -95,6 +105,7 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max-batch-tokens", type=int, default=2048, metavar="TOKENS")
     group.add_argument("--chunk-tokens", type=int, default=512, metavar="TOKENS")
     group.add_argument("--max-running", type=int, default=256, metavar="REQUESTS")
+    group.add_argument("--max-sequences", type=int, default=4096, metavar="REQUESTS")
     group.add_argument("--threads", type=int, help="of torch (default: cores / workers)")
 
 
@@ -120,6 +131,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         port=arguments.port,
         cluster=_cluster_options(arguments),
         engine=_engine_options(arguments),
+        admission=_admission_options(arguments),
         workers=worker_counts(arguments.cluster),
         log_dir=arguments.log_dir,
     )
@@ -145,6 +157,7 @@ def _router(arguments: argparse.Namespace) -> int:
         served_model=arguments.served_model_name or model_name(model),
         redis=cluster.redis,
         cluster=cluster.cluster,
+        admission=_admission_options(arguments),
     )
     configure_logging(arguments.log_level)
     listener = bind(arguments.host, arguments.port)
@@ -187,6 +200,12 @@ def _cluster_options(arguments: argparse.Namespace) -> "ClusterOptions":
     return ClusterOptions(redis=arguments.redis, cluster=arguments.cluster_id)
 
 
+def _admission_options(arguments: argparse.Namespace) -> "AdmissionOptions":
+    from mserve.runtime.config import AdmissionOptions
+
+    return AdmissionOptions(arguments.max_requests, arguments.max_requests_per_tenant)
+
+
 def _engine_options(arguments: argparse.Namespace) -> "EngineOptions":
     from mserve.runtime.config import EngineOptions, byte_size
 
@@ -199,6 +218,7 @@ def _engine_options(arguments: argparse.Namespace) -> "EngineOptions":
         max_batch_tokens=arguments.max_batch_tokens,
         chunk_tokens=arguments.chunk_tokens,
         max_running=arguments.max_running,
+        max_sequences=arguments.max_sequences,
         threads=arguments.threads,
     )
 

@@ -48,6 +48,7 @@ class WorkerInfo(Struct, frozen=True, forbid_unknown_fields=True):
     max_model_len: int
     cost: CostProfile
     pid: int = 0
+    gpus: int = 1  # tensor-parallel degree
 
 
 class WorkerStats(Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,6 +60,7 @@ class WorkerStats(Struct, frozen=True, forbid_unknown_fields=True):
     kv_used_tokens: int = 0  # pinned by running sequences
     kv_cached_tokens: int = 0  # evictable
     kv_total_tokens: int = 0
+    tickets: int = 0  # KV ranges announced, arriving or in use
     draining: bool = False
 
 

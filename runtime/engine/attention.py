@@ -39,20 +39,20 @@ class Attention(Protocol):
 class GatheredAttention:
     """torch's scaled_dot_product_attention over pages copied side by side, on any device.
 
-    Decoding sequences are padded to the longest of their group; groups keep the padding under half.
+    `window`: how many positions one attends to, its own included; None for all before it. Decoding sequences are padded to the longest of their group; groups keep the padding under half.
     """
 
-    def __init__(self, pool: KvPool) -> None:
+    def __init__(self, pool: KvPool, window: int | None = None) -> None:
         self._pool = pool
+        self._window = window
 
     def plan(self, inputs: StepInputs) -> "GatheredStep":
-        device = self._pool.tensor.device
         return GatheredStep(
             pool=self._pool,
-            chunks=[_plan_chunk(self._pool, span) for span in inputs.chunks],
+            chunks=[_plan_chunk(self._pool, span, self._window) for span in inputs.chunks],
             decode_begin=inputs.decode_begin,
             groups=[
-                _plan_group(self._pool, inputs, members, device)
+                _plan_group(self._pool, inputs, members, self._window)
                 for members in decode_groups(inputs)
             ],
         )
@@ -66,7 +66,7 @@ class ChunkPlan:
     end_row: int
     length: int
     pages: torch.Tensor | None  # [pages]
-    mask: torch.Tensor | None  # [rows, length], added to the scores; None for a single row
+    mask: torch.Tensor | None  # [rows, length], added to the scores; None: causal, or one row
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ class GatheredStep:
             k.transpose(0, 1)[None],  # [1, kv_heads, length, head_dim]
             v.transpose(0, 1)[None],
             attn_mask=chunk.mask,
-            is_causal=chunk.pages is None,
+            is_causal=chunk.mask is None and chunk.pages is None,
             enable_gqa=True,
         )
         return out[0].transpose(0, 1)
@@ -149,32 +149,40 @@ def decode_groups(inputs: StepInputs) -> list[list[int]]:
     return groups
 
 
-def _plan_chunk(pool: KvPool, span: ChunkSpan) -> ChunkPlan:
-    rows = span.end - span.begin
-    if span.begin == 0:
-        return ChunkPlan(span.row, span.row + rows, span.end, None, None)
-    device = pool.tensor.device
-    mask = None
-    if rows > 1:
-        mask = torch.full((rows, span.end), -torch.inf, dtype=pool.tensor.dtype, device=device)
-        mask.triu_(span.begin + 1)  # row i is position begin + i
+def _plan_chunk(pool: KvPool, span: ChunkSpan, window: int | None) -> ChunkPlan:
+    rows, is_first = span.end - span.begin, span.begin == 0
+    is_cut = window is not None and span.end > window
     return ChunkPlan(
         begin_row=span.row,
         end_row=span.row + rows,
         length=span.end,
-        pages=torch.from_numpy(span.pages).to(device),
-        mask=mask,
+        pages=None if is_first else torch.from_numpy(span.pages).to(pool.tensor.device),
+        mask=_chunk_mask(pool, span, window) if is_cut or (rows > 1 and not is_first) else None,
     )
 
 
+def _chunk_mask(pool: KvPool, span: ChunkSpan, window: int | None) -> torch.Tensor:
+    """[rows, end]: row i is position begin + i, and sees itself and what is before it."""
+    rows = span.end - span.begin
+    mask = torch.full((rows, span.end), -torch.inf, dtype=pool.tensor.dtype)
+    mask.triu_(span.begin + 1)
+    if window is not None:
+        too_old = torch.ones((rows, span.end), dtype=torch.bool).tril_(span.begin - window)
+        mask.masked_fill_(too_old, -torch.inf)
+    return mask.to(pool.tensor.device)
+
+
 def _plan_group(
-    pool: KvPool, inputs: StepInputs, members: list[int], device: torch.device
+    pool: KvPool, inputs: StepInputs, members: list[int], window: int | None
 ) -> GroupPlan:
+    device = pool.tensor.device
     everyone = len(members) == len(inputs.decode_pages)
     members = sorted(members)
     lengths = inputs.decode_lengths[members]
     length = int(lengths.max())
     visible = np.arange(length) < lengths[:, None]  # [n, length]
+    if window is not None:
+        visible &= np.arange(length) >= lengths[:, None] - window
     mask = torch.zeros(visible.shape, dtype=pool.tensor.dtype)
     mask.masked_fill_(torch.from_numpy(~visible), -torch.inf)
     return GroupPlan(

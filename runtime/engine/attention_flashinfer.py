@@ -25,6 +25,8 @@ class FlashInferAttention:
     def __init__(self, pool: KvPool, config: ModelConfig) -> None:
         self._pool = pool
         self._config = config
+        window = config.sliding_window
+        self._window_left = -1 if window is None else window - 1  # -1: everything
         self._prefill = flashinfer.BatchPrefillWithPagedKVCacheWrapper(_workspace(pool), "NHD")
         # Tensor cores pay once several query heads share a key-value head.
         self._decode = flashinfer.BatchDecodeWithPagedKVCacheWrapper(
@@ -58,6 +60,7 @@ class FlashInferAttention:
             self._config.head_dim,
             self._pool.page_size,
             causal=True,
+            window_left=self._window_left,
             q_data_type=self._pool.tensor.dtype,
             kv_data_type=self._pool.tensor.dtype,
         )
@@ -72,6 +75,7 @@ class FlashInferAttention:
             self._config.num_kv_heads,
             self._config.head_dim,
             self._pool.page_size,
+            window_left=self._window_left,
             q_data_type=self._pool.tensor.dtype,
             kv_data_type=self._pool.tensor.dtype,
         )

@@ -18,6 +18,7 @@ class EngineConfig:
     max_batch_tokens: int = 2048  # per step, a decode counts 1
     chunk_tokens: int = 512  # of one sequence's prompt, per step
     max_running: int = 64  # sequences in one batch
+    max_sequences: int = 4096  # under way, waiting ones included; more are refused
     decode_headroom: int = 16  # reserved beyond the prompt at admission
     eos_token_ids: frozenset[int] = frozenset()
     vocab_size: int | None = None  # None: token ids are not checked
@@ -27,7 +28,7 @@ class EngineConfig:
         """Raises ConfigError for a limit that is not positive."""
         for name in ("num_pages", "page_size", "max_model_len", "max_batch_tokens"):
             self._check_positive(name)
-        for name in ("chunk_tokens", "max_running", "max_repeat"):
+        for name in ("chunk_tokens", "max_running", "max_sequences", "max_repeat"):
             self._check_positive(name)
 
     def _check_positive(self, name: str) -> None:

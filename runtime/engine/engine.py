@@ -30,7 +30,7 @@ from mserve.runtime.engine.events import (
 from mserve.runtime.engine.kv_cache import KvCache
 from mserve.runtime.engine.scheduler import Scheduler
 from mserve.runtime.engine.sequence import Receive, Send, Sequence, SequenceState
-from mserve.runtime.errors import RequestError, TooLarge
+from mserve.runtime.errors import NoRoom, RequestError, TooLarge
 from mserve.runtime.messages import PlanCall
 
 
@@ -51,10 +51,12 @@ class Engine:
     def submit(self, call: PlanCall, now: float) -> Sequence:
         """Takes a plan's work; a further call with the same key adds to the same sequence.
 
-        Raises BadRequest, Conflict, NotFound, TooLarge or Unprocessable, and then changes nothing.
+        Raises BadRequest, Conflict, NoRoom, NotFound, TooLarge or Unprocessable, and then changes
+        nothing.
         """
         sequence = self._sequences.get(call.key)
         if sequence is None:
+            self._check_room()
             sequence = intake.new_sequence(call, self.config)
             sequence.arrival_s, sequence.order = now, self._num_submitted
         steps_before = sequence.started_steps
@@ -202,6 +204,11 @@ class Engine:
             waits = sequence.state is SequenceState.WAITING
             assert not (waits and sequence.pages), f"{sequence.key} waits and holds pages"
         self.cache.check_integrity(chain(live, self._leaving))
+
+    def _check_room(self) -> None:
+        if len(self._sequences) >= self.config.max_sequences:
+            most = self.config.max_sequences
+            raise NoRoom(f"This worker has {most} plans under way.", retry_after_s=1.0)
 
     def _receive(self, key: str, ticket: str) -> tuple[Sequence | None, Receive | None]:
         sequence = self._sequences.get(key)

@@ -6,22 +6,12 @@ torch, so that a worker's HTTP process can read it too.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from mserve.runtime.engine.rope import RopeScaling, read_rope_scaling, read_rope_theta
 from mserve.runtime.errors import ConfigError
-from mserve.runtime.model_folder import Json, read_eos_ids, read_json
+from mserve.runtime.model_folder import Json, JsonFields, read_eos_ids, read_json
 
 SUPPORTED = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
-
-
-@dataclass(frozen=True, slots=True)
-class Llama3Scaling:
-    """Stretches low rotary frequencies: Llama 3.1's way to longer contexts."""
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_max_positions: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +29,11 @@ class ModelConfig:
     max_positions: int
     norm_epsilon: float
     rope_theta: float
-    rope_scaling: Llama3Scaling | None
+    rope_scaling: RopeScaling | None
     tie_embeddings: bool
     qkv_bias: bool
     qk_norm: bool
+    sliding_window: int | None  # positions that one attends to, its own included
     eos_ids: tuple[int, ...]
 
 
@@ -51,7 +42,7 @@ def read_config(folder: Path) -> ModelConfig:
     raw = read_json(folder, "config.json")
     architecture = _architecture(folder, raw)
     _refuse_variants(folder, raw)
-    fields = _Fields(folder, raw)
+    fields = JsonFields(folder / "config.json", raw)
     num_heads = fields.count("num_attention_heads")
     hidden_size = fields.count("hidden_size")
     config = ModelConfig(
@@ -65,11 +56,12 @@ def read_config(folder: Path) -> ModelConfig:
         head_dim=fields.count("head_dim", hidden_size // num_heads),
         max_positions=fields.count("max_position_embeddings"),
         norm_epsilon=float(raw.get("rms_norm_eps", 1e-6)),
-        rope_theta=_rope_theta(raw),
-        rope_scaling=_rope_scaling(folder, raw),
+        rope_theta=read_rope_theta(raw),
+        rope_scaling=read_rope_scaling(folder, raw),
         tie_embeddings=bool(raw.get("tie_word_embeddings", False)),
         qkv_bias=architecture == "Qwen2ForCausalLM",
         qk_norm=architecture == "Qwen3ForCausalLM",
+        sliding_window=_sliding_window(folder, raw),
         eos_ids=read_eos_ids(folder),
     )
     return _validated(folder, config)
@@ -104,63 +96,19 @@ def _refuse_variants(folder: Path, raw: Json) -> None:
     for name in ("attention_bias", "mlp_bias", "quantization_config"):
         if raw.get(name):
             raise ConfigError(f"{_where(folder)}: {name} is not supported.")
+
+
+def _sliding_window(folder: Path, raw: Json) -> int | None:
+    """None where no position is further back than the window. Raises ConfigError for models that
+    have one in some layers only."""
     window = raw.get("sliding_window") if raw.get("use_sliding_window", True) else None
-    if window is not None and window < raw.get("max_position_embeddings", 0):
-        raise ConfigError(f"{_where(folder)}: sliding_window {window} is not supported.")
-
-
-def _rope(raw: Json) -> Json:
-    """`rope_parameters` (transformers 5) or `rope_scaling` (before)."""
-    return raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-
-
-def _rope_theta(raw: Json) -> float:
-    return float(_rope(raw).get("rope_theta") or raw.get("rope_theta") or 10000.0)
-
-
-def _rope_scaling(folder: Path, raw: Json) -> Llama3Scaling | None:
-    rope = _rope(raw)
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind == "default":
+    if window is None or window >= raw.get("max_position_embeddings", 0):
         return None
-    if kind != "llama3":
-        raise ConfigError(
-            f"{_where(folder)}: rope type {kind!r} is not supported; default and llama3 are."
-        )
-    fields = _Fields(folder, rope)
-    return Llama3Scaling(
-        factor=fields.number("factor"),
-        low_freq_factor=fields.number("low_freq_factor"),
-        high_freq_factor=fields.number("high_freq_factor"),
-        original_max_positions=fields.count("original_max_position_embeddings"),
-    )
-
-
-class _Fields:
-    """Typed access to a JSON object, with the file in every error."""
-
-    def __init__(self, folder: Path, raw: Json) -> None:
-        self._folder = folder
-        self._raw = raw
-
-    def count(self, name: str, default: int | None = None) -> int:
-        value = self._value(name, default)
-        if not isinstance(value, int) or value <= 0:
-            raise ConfigError(f"{_where(self._folder)}: {name} is {value!r}, not a positive count.")
-        return value
-
-    def number(self, name: str) -> float:
-        value = self._value(name, None)
-        if not isinstance(value, int | float) or value <= 0:
-            raise ConfigError(f"{_where(self._folder)}: {name} is {value!r}, not positive.")
-        return float(value)
-
-    def _value(self, name: str, default: int | None) -> Any:
-        value = self._raw.get(name)
-        value = default if value is None else value
-        if value is None:
-            raise ConfigError(f"{_where(self._folder)} does not give {name}.")
-        return value
+    kinds = set(raw.get("layer_types") or ["sliding_attention"])
+    is_partial = raw.get("use_sliding_window") and raw.get("max_window_layers", 0) > 0
+    if kinds != {"sliding_attention"} or is_partial:
+        raise ConfigError(f"{_where(folder)}: a sliding window in some layers is not supported.")
+    return JsonFields(folder / "config.json", raw).count("sliding_window")
 
 
 def _where(folder: Path) -> str:

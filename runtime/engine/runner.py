@@ -110,7 +110,7 @@ def _attention(name: str | None, pool: KvPool, config: ModelConfig) -> Attention
     on_cuda = pool.tensor.device.type == "cuda"
     name = name or ("flashinfer" if on_cuda else "gathered")
     if name == "gathered":
-        return GatheredAttention(pool)
+        return GatheredAttention(pool, config.sliding_window)
     if name != "flashinfer":
         raise ConfigError(f"The attention {name!r} is not known; use gathered or flashinfer.")
     if not on_cuda:

@@ -1,4 +1,4 @@
-"""Logits to tokens: greedy, temperature, top-k, top-p, seeds and the ban on early ends.
+"""Logits to tokens: greedy, temperature, top-k, top-p, min-p, seeds and the ban on early ends.
 
 A draw depends on the row's logits, the request's seed and the token's position, and on nothing else
 in the batch. Knows nothing of text.
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from xxhash import xxh3_64_intdigest
 
+from mserve.runtime.engine.penalties import penalize
 from mserve.runtime.engine.sequence import Sequence
 from mserve.runtime.messages import Sampling
 
@@ -28,6 +29,7 @@ class Sampler:
     def sample(self, logits: torch.Tensor, sequences: Items[Sequence]) -> list[int]:
         """logits [rows, vocab], which this may overwrite -> one token per row."""
         samplings = [sampling_of(sequence) for sequence in sequences]
+        penalize(logits, sequences)
         for row, (sequence, sampling) in enumerate(zip(sequences, samplings, strict=True)):
             if sequence.num_output < sampling.min_tokens:
                 logits[row, self._ends(sampling, logits.shape[-1])] = -torch.inf
@@ -81,11 +83,13 @@ def seeded_uniform(seed: int, position: int) -> float:
 
 
 def truncated(probabilities: torch.Tensor, samplings: Items[Sampling]) -> torch.Tensor:
-    """probabilities [rows, vocab] with those outside each row's top-k and top-p set to 0.
+    """probabilities [rows, vocab] with those outside each row's min-p, top-k and top-p set to 0.
 
+    Min-p keeps what has at least that share of the most probable token's (arXiv 2407.01082).
     Top-p keeps the fewest of the top-k whose share of the top-k's probability reaches p (Holtzman
     et al., arXiv 1904.09751). The first is always kept, and what equals the last one kept is too.
     """
+    probabilities = _without_unlikely(probabilities, samplings)
     rows = [row for row, one in enumerate(samplings) if one.top_k > 0 or one.top_p < 1]
     if not rows:
         return probabilities
@@ -102,6 +106,14 @@ def truncated(probabilities: torch.Tensor, samplings: Items[Sampling]) -> torch.
     last = kept.sum(dim=-1, keepdim=True).clamp_(min=1) - 1  # [chosen, 1]
     chosen = chosen.masked_fill(chosen < ordered.gather(-1, last), 0.0)
     return probabilities.index_copy(0, torch.tensor(rows, device=chosen.device), chosen)
+
+
+def _without_unlikely(probabilities: torch.Tensor, samplings: Items[Sampling]) -> torch.Tensor:
+    if not any(one.min_p > 0 for one in samplings):
+        return probabilities
+    least = _column([one.min_p for one in samplings], probabilities)
+    least = least * probabilities.amax(dim=-1, keepdim=True)
+    return probabilities.masked_fill(probabilities < least, 0.0)
 
 
 def _descending(rows: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ from mserve.runtime.chunks import end_reason
 from mserve.runtime.cluster.membership import WorkerInfo
 from mserve.runtime.errors import RequestError
 from mserve.runtime.messages import Finish, Sampling
-from mserve.runtime.router.dispatch import Outgoing, with_limits
+from mserve.runtime.router.dispatch import Outgoing
 from mserve.runtime.router.placement import Placed, Query
 from mserve.runtime.router.plans import AttemptRecord, PlanRecord
 from mserve.runtime.router.requests import GenerationRequest
@@ -92,7 +92,12 @@ class Answer:
         if not self.generated:
             return sampling
         least = max(0, sampling.min_tokens - self.num_generated)
-        return with_limits(sampling, self.remaining, least)
+        return replace(
+            sampling,
+            max_tokens=self.remaining,
+            min_tokens=least,
+            answered=self.num_generated,
+        )
 
 
 @dataclass(slots=True, eq=False)

@@ -18,7 +18,9 @@ from mserve.compiler.observe import Strategy
 from mserve.runtime import http_server
 from mserve.runtime.clock import Clock
 from mserve.runtime.cluster.membership import PrefixIndex, Registry, WorkerInfo
+from mserve.runtime.config import AdmissionOptions
 from mserve.runtime.errors import Unavailable
+from mserve.runtime.router.admission import Admission
 from mserve.runtime.router.client import WorkerClient
 from mserve.runtime.router.endpoints import GenerateEndpoint
 from mserve.runtime.router.executor import Executor
@@ -75,6 +77,7 @@ def create_router(
     new_id: Callable[[], str] = new_id,
     poll_s: float = 0.25,
     max_body_bytes: int = MAX_BODY_BYTES,
+    admission: AdmissionOptions | None = None,
 ) -> Router:
     """Raises ConfigError if the strategy observes what a router cannot tell.
 
@@ -89,7 +92,8 @@ def create_router(
 
     fleet = Fleet(registry, clock, poll_s=poll_s, on_gone=forget)
     reservations, history, plans = Reservations(clock), History(clock), PlanLog()
-    metrics = RouterMetrics(fleet, reservations)
+    admitted = Admission(admission or AdmissionOptions(), clock.now)
+    metrics = RouterMetrics(fleet, reservations, admitted)
     executor = Executor(
         Placement(strategy, fleet, index, reservations, history),
         strategy.limits,
@@ -106,6 +110,7 @@ def create_router(
     def generate(*, chat: bool) -> ASGIApp:
         return GenerateEndpoint(
             executor,
+            admitted,
             fleet,
             tokenizer,
             model,
@@ -116,7 +121,8 @@ def create_router(
             max_body_bytes=max_body_bytes,
         )
 
-    pages = Pages(strategy, model, fleet, plans, metrics, created=int(clock.time()))
+    created = int(clock.time())
+    pages = Pages(strategy, model, fleet, plans, metrics, reservations, created=created)
     app = Starlette(
         routes=[
             Route("/v1/completions", generate(chat=False), methods=["POST"]),

@@ -19,6 +19,7 @@ from mserve.runtime.clock import Clock
 from mserve.runtime.errors import EngineFailure, NotFound, RequestError
 from mserve.runtime.messages import Finish, Render, pack_tokens
 from mserve.runtime.router import openai, responses
+from mserve.runtime.router.admission import Admission
 from mserve.runtime.router.executor import Executor
 from mserve.runtime.router.fleet import Fleet
 from mserve.runtime.router.requests import GenerationRequest
@@ -115,6 +116,7 @@ class GenerateEndpoint:
     def __init__(
         self,
         executor: Executor,
+        admission: Admission,
         fleet: Fleet,
         tokenizer: openai.Tokenizer,
         model: str,
@@ -126,6 +128,7 @@ class GenerateEndpoint:
         max_body_bytes: int,
     ) -> None:
         self._executor = executor
+        self._admission = admission
         self._fleet = fleet
         self._tokenizer = tokenizer
         self._model = model
@@ -161,9 +164,11 @@ class GenerateEndpoint:
             parsed = openai.parse_body(openai.ChatBody, body)
         else:
             parsed = openai.parse_body(openai.CompletionBody, body)
-        request = await self._request(request_id, parsed, facts)
-        sink = self._sink(parsed, request.render, headers, send)
-        return await self._answer(request, sink, receive)
+        request_facts = facts_of(parsed, facts)
+        with self._admission.admit(str(request_facts["tenant"])):
+            request = await self._request(request_id, parsed, request_facts)
+            sink = self._sink(parsed, request.render, headers, send)
+            return await self._answer(request, sink, receive)
 
     async def _request(
         self, request_id: str, body: openai.GenerateBody, facts: Facts
@@ -183,7 +188,7 @@ class GenerateEndpoint:
             pack_tokens(tokens),
             body.sampling(max_tokens),
             self._render(body),
-            facts=request_facts(body, facts),
+            facts=facts,
         )
 
     async def _encode(self, body: openai.GenerateBody) -> list[int]:
@@ -262,7 +267,7 @@ def header_facts(scope: Scope) -> dict[str, float | str]:
     return facts
 
 
-def request_facts(body: openai.GenerateBody, headers: Facts) -> Facts:
+def facts_of(body: openai.GenerateBody, headers: Facts) -> Facts:
     """What a strategy may ask about a request (language: `tenant`, `session`, `priority`, ...)."""
     return {
         **headers,

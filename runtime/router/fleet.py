@@ -66,6 +66,7 @@ class Fleet:
         self._watchers: dict[str, dict[int, tuple[WorkerInfo, OnLost]]] = {}  # by incarnation
         self._num_watches = 0
         self._tick = asyncio.Event()
+        self.members: Sequence[Member] = ()  # all that the registry knows, draining and lost too
         self.snapshot = Snapshot()
 
     @asynccontextmanager
@@ -85,7 +86,7 @@ class Fleet:
         members = await self._registry.members()
         alive = {member.info.incarnation: member.info for member in members}
         gone = [info for incarnation, info in self._alive.items() if incarnation not in alive]
-        self._alive = alive
+        self._alive, self.members = alive, members
         self._apply(members)
         if self._on_gone is not None:
             for info in gone:

@@ -4,7 +4,8 @@ Pydantic checks shapes and ranges here and nowhere else. Knows neither HTTP nor 
 is given.
 """
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar
 
 from pydantic import (
@@ -22,17 +23,12 @@ from mserve.runtime.errors import BadRequest
 from mserve.runtime.messages import Sampling
 
 MAX_STOPS = 4
+MAX_BIASES = 1024
 _ABSENT = (None,)
 
 # What other servers accept and this one does not do yet: the values that ask for nothing.
 _IDLE_COMMON: Mapping[str, Sequence[object]] = {
     "n": (None, 1),
-    "presence_penalty": (None, 0),
-    "frequency_penalty": (None, 0),
-    "repetition_penalty": (None, 1),
-    "min_p": (None, 0),
-    "logit_bias": (None, {}),
-    "stop_token_ids": (None, []),
     "response_format": (None, {"type": "text"}),
     "service_tier": (None, "auto", "default"),
 }
@@ -81,6 +77,8 @@ class StreamOptions(_Body):
 
 
 Token = Annotated[int, Field(ge=0, lt=1 << 31)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+Bias = Annotated[float, Field(ge=-100, le=100)]
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 
@@ -95,8 +93,14 @@ class GenerateBody(_Body):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    logit_bias: Annotated[dict[str, Bias], Field(max_length=MAX_BIASES)] | None = None
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
     stop: Stop | list[Stop] | None = None
+    stop_token_ids: Annotated[list[Token], Field(max_length=64)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     ignore_eos: bool | None = None
@@ -126,6 +130,14 @@ class GenerateBody(_Body):
             raise ValueError(f"at most {MAX_STOPS} stop strings are possible")
         return stop
 
+    @field_validator("logit_bias")
+    @classmethod
+    def _bias_of_tokens(cls, bias: Any) -> Any:
+        for key in bias or ():
+            if not re.fullmatch(r"\d{1,9}", key):
+                raise ValueError(f"{key!r} is not a token id; the keys are token ids as strings")
+        return bias
+
     @model_validator(mode="after")
     def _options_need_a_stream(self) -> "GenerateBody":
         if self.stream_options is not None and not self.stream:
@@ -154,7 +166,13 @@ class GenerateBody(_Body):
             top_k=max(0, self.top_k or 0),
             seed=self.seed,
             stop=tuple([self.stop] if isinstance(self.stop, str) else self.stop or ()),
+            stop_token_ids=tuple(self.stop_token_ids or ()),
             ignore_eos=bool(self.ignore_eos),
+            min_p=self.min_p or 0.0,
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            repetition_penalty=self.repetition_penalty or 1.0,
+            logit_bias={int(token): bias for token, bias in (self.logit_bias or {}).items()},
         )
 
 
@@ -255,20 +273,32 @@ def _field_name(path: list[str]) -> str:
 
 def encode_completion(body: CompletionBody, tokenizer: Tokenizer) -> list[int]:
     """Token ids of the prompt. Raises BadRequest for ids that the model does not have."""
+    _check_biased(body, tokenizer)
     prompt = body.prompt
     if isinstance(prompt, str):
         return tokenizer.encode(prompt)
     tokens = [token for token in prompt if isinstance(token, int)]
-    highest = max(tokens)
-    if highest >= tokenizer.vocab_size:
-        raise BadRequest(
-            f"`prompt` has token {highest}, but the vocabulary ends at {tokenizer.vocab_size - 1}.",
-            param="prompt",
-        )
+    _check_known("prompt", tokens, tokenizer)
     return tokens
 
 
+def _check_biased(body: GenerateBody, tokenizer: Tokenizer) -> None:
+    _check_known("logit_bias", map(int, body.logit_bias or ()), tokenizer)
+    _check_known("stop_token_ids", body.stop_token_ids or (), tokenizer)
+
+
+def _check_known(param: str, tokens: Iterable[int], tokenizer: Tokenizer) -> None:
+    highest = max(tokens, default=0)
+    if highest >= tokenizer.vocab_size:
+        raise BadRequest(
+            f"`{param}` has token {highest}, but the vocabulary ends at {tokenizer.vocab_size - 1}.",
+            param=param,
+        )
+
+
 def encode_chat(body: ChatBody, tokenizer: Tokenizer) -> list[int]:
+    """Token ids of the messages in the model's chat template. Raises BadRequest as above."""
+    _check_biased(body, tokenizer)
     messages = [message.model_dump(exclude_none=True) for message in body.messages]
     return tokenizer.encode_chat(messages)
 

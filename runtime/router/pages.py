@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 
+from msgspec import to_builtins
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
@@ -10,10 +11,12 @@ from starlette.types import Receive, Scope, Send
 
 from mserve.compiler.observe import Strategy
 from mserve.runtime import asgi
+from mserve.runtime.cluster.view import ClusterView, PoolView, worker_views
 from mserve.runtime.errors import BadRequest, NotFound, RequestError
 from mserve.runtime.router import responses
 from mserve.runtime.router.fleet import Fleet
 from mserve.runtime.router.plans import PlanLog, plan_json
+from mserve.runtime.router.reservations import Reservations
 from mserve.runtime.router.telemetry import RouterMetrics
 
 PROMETHEUS = b"text/plain; version=0.0.4; charset=utf-8"
@@ -43,6 +46,7 @@ class Pages:
         fleet: Fleet,
         plans: PlanLog,
         metrics: RouterMetrics,
+        reservations: Reservations,
         *,
         created: int,
     ) -> None:
@@ -51,12 +55,14 @@ class Pages:
         self._fleet = fleet
         self._plans = plans
         self._metrics = metrics
+        self._reservations = reservations
         self._created = created
 
     def routes(self) -> list[Route]:
         table: dict[str, Handler] = {
             "/v1/models": self.models,
             "/v1/models/{model:path}": self.one_model,
+            "/v1/cluster": self.cluster,
             "/v1/plans": self.recent_plans,
             "/v1/plans/{id}": self.plan,
             "/health": self.health,
@@ -77,6 +83,20 @@ class Pages:
                 code="model_not_found",
             )
         await asgi.respond_json(send, self._model_entry())
+
+    async def cluster(self, scope: Scope, send: Send) -> None:
+        """Every worker that the registry knows, as this router sees it."""
+        await asgi.respond_json(send, to_builtins(self.view()))
+
+    def view(self) -> ClusterView:
+        loads_s = {name: load.seconds for name, load in self._reservations.loads().items()}
+        ready = self._fleet.snapshot.members
+        return ClusterView(
+            strategy=self._strategy.name,
+            model=self._model,
+            pools=tuple(PoolView(p.name, p.workers, p.gpus) for p in self._strategy.pools),
+            workers=worker_views(self._fleet.members, ready, loads_s),
+        )
 
     async def recent_plans(self, scope: Scope, send: Send) -> None:
         """The newest first; at most 100."""
@@ -122,7 +142,7 @@ async def unknown_path(connection: HTTPConnection, error: Exception) -> Response
     """For Starlette: 404 as an OpenAI error object."""
     problem = NotFound(
         f"There is nothing at {connection.url.path}; try /v1/completions, /v1/chat/completions, "
-        "/v1/models, /v1/plans/{id}, /health, /ready or /metrics."
+        "/v1/models, /v1/plans/{id}, /v1/cluster, /health, /ready or /metrics."
     )
     return _response(problem, problem.status)
 

@@ -7,13 +7,14 @@ import asyncio
 import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mserve.compiler.observe import Strategy
 from mserve.runtime.clock import LoopClock
 from mserve.runtime.cluster.prefix_redis import RedisPrefixIndex
 from mserve.runtime.cluster.registry_redis import RedisRegistry
+from mserve.runtime.config import AdmissionOptions
 from mserve.runtime.http_server import url_of
 from mserve.runtime.router.app import create_router, serve_router
 from mserve.runtime.router.client import HttpClient
@@ -29,6 +30,7 @@ class RouterConfig:
     served_model: str
     redis: str
     cluster: str
+    admission: AdmissionOptions = field(default_factory=AdmissionOptions)
 
 
 async def run_router(
@@ -49,7 +51,14 @@ async def run_router(
         client = HttpClient()
         stack.push_async_callback(client.close)
         router = create_router(
-            config.strategy, registry, index, client, tokenizer, config.served_model, clock=clock
+            config.strategy,
+            registry,
+            index,
+            client,
+            tokenizer,
+            config.served_model,
+            clock=clock,
+            admission=config.admission,
         )
         serving = asyncio.create_task(serve_router(router, listener))
         stopping = asyncio.create_task(stop.wait())

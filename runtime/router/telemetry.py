@@ -1,6 +1,7 @@
 """What the router counts, and how a finished plan changes it."""
 
 from mserve.runtime.metrics import Metrics
+from mserve.runtime.router.admission import Admission
 from mserve.runtime.router.fleet import Fleet
 from mserve.runtime.router.plans import PlanRecord
 from mserve.runtime.router.reservations import Reservations
@@ -9,7 +10,7 @@ from mserve.runtime.router.reservations import Reservations
 class RouterMetrics:
     """The router's instruments; every name begins with `mserve_router_`."""
 
-    def __init__(self, fleet: Fleet, reservations: Reservations) -> None:
+    def __init__(self, fleet: Fleet, reservations: Reservations, admission: Admission) -> None:
         self._fleet = fleet
         self._reservations = reservations
         metrics = self.metrics = Metrics()
@@ -36,6 +37,11 @@ class RouterMetrics:
         )
         self._rejected = metrics.counter(
             "mserve_router_errors_total", "Requests answered with an error, by status.", "status"
+        )
+        metrics.gauge(
+            "mserve_router_open_requests",
+            "Requests under way.",
+            read=lambda: {(): admission.num_open},
         )
         metrics.gauge("mserve_router_workers", "Live workers by pool.", "pool", read=self._workers)
         metrics.gauge(

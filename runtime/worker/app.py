@@ -281,8 +281,7 @@ class Endpoint:
 
 def render_stats(worker: str, stats: ipc.Stats) -> str:
     """Prometheus text of the engine's latest state."""
-    values = {**msgspec.structs.asdict(stats.stats), "tickets": stats.tickets}
-    values["dropped_messages"] = stats.dropped_messages
+    values = {**msgspec.structs.asdict(stats.stats), "dropped_messages": stats.dropped_messages}
     lines = []
     for name, value in values.items():
         lines.append(f"# TYPE mserve_worker_{name} gauge")

@@ -45,7 +45,7 @@ class EngineLink:
         self.closed = asyncio.Event()  # the engine process is gone
         self._loop = asyncio.get_running_loop()
         self._heard_s = self._loop.time()
-        self.stats = ipc.Stats(WorkerStats(), tickets=0)
+        self.stats = ipc.Stats(WorkerStats())
 
     @property
     def silent_s(self) -> float:

@@ -28,6 +28,7 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     max_batch_tokens: int = 2048
     chunk_tokens: int = 512
     max_running: int = 256
+    max_sequences: int = 4096
     max_model_len: int | None = None  # None: the model's own
     threads: int = 1
     lease_s: float = 10.0
@@ -167,7 +168,6 @@ class Snapshot(Struct, frozen=True, tag="snapshot"):
 
 class Stats(Struct, frozen=True, tag="stats"):
     stats: WorkerStats
-    tickets: int
     dropped_messages: int = 0
 
 

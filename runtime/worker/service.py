@@ -200,8 +200,9 @@ class WorkerService:
     # --- observation ---------------------------------------------------------------------------
 
     def stats(self) -> ipc.Stats:
-        stats = replace(self._engine.stats(), draining=self.draining)
-        return ipc.Stats(stats, tickets=len(self._tickets), dropped_messages=self.num_dropped)
+        tickets, draining = len(self._tickets), self.draining
+        stats = replace(self._engine.stats(), tickets=tickets, draining=draining)
+        return ipc.Stats(stats, dropped_messages=self.num_dropped)
 
     @property
     def num_dropped(self) -> int:

@@ -108,6 +108,7 @@ def _build(config: ipc.EngineConfig) -> tuple[WorkerService, ModelRunner, Transp
             max_batch_tokens=config.max_batch_tokens,
             chunk_tokens=config.chunk_tokens,
             max_running=config.max_running,
+            max_sequences=config.max_sequences,
             max_model_len=min(config.max_model_len or limit, limit),
             eos_token_ids=frozenset(runner.config.eos_ids),
             vocab_size=runner.config.vocab_size,

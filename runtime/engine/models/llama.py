@@ -6,13 +6,13 @@ The model knows neither pages nor batches: rows are tokens, and attention is a f
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import pi
 
 import torch
 from torch.nn import functional
 
-from mserve.runtime.engine.model_config import Llama3Scaling, ModelConfig
+from mserve.runtime.engine.model_config import ModelConfig
 from mserve.runtime.engine.models.linear import Linear
+from mserve.runtime.engine.models.rotary import rotary_tables, rotate
 from mserve.runtime.engine.weights import Checkpoint
 
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -62,10 +62,10 @@ class Llama:
     def __init__(self, config: ModelConfig, weights: LlamaWeights) -> None:
         self.config = config
         self._weights = weights
-        # Rotation tables [positions, 1, head_dim], broadcast over heads. The sine carries the sign
-        # of rotate_half, so that a rotation is x * cos + (x with its halves swapped) * sin.
-        cos, sin = rotary_tables(config)
-        self._cos = cos[:, None].to(weights.embedding)
+        cos, sin = rotary_tables(
+            config.head_dim, config.max_positions, config.rope_theta, config.rope_scaling
+        )
+        self._cos = cos[:, None].to(weights.embedding)  # [positions, 1, head_dim], for all heads
         self._sin = sin[:, None].to(weights.embedding)
 
     def forward(
@@ -98,48 +98,17 @@ class Llama:
         if layer.q_norm is not None and layer.k_norm is not None:
             q, k = qk[:, :heads], qk[:, heads:]
             qk = torch.cat((self._norm(q, layer.q_norm), self._norm(k, layer.k_norm)), dim=1)
-        qk = _rotate(qk, cos, sin)
+        qk = rotate(qk, cos, sin)
         return qk[:, :heads], qk[:, heads:], v
 
     def _norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return functional.rms_norm(x, weight.shape, weight, self.config.norm_epsilon)
 
 
-def rotary_tables(config: ModelConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos and signed sin, [max_positions, head_dim] in float32 (Su et al., arXiv 2104.09864).
-
-    Halves are rotated against each other as in Hugging Face's layout of q and k, not neighbours.
-    """
-    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
-    frequencies = 1.0 / config.rope_theta**exponents  # [head_dim / 2]
-    if config.rope_scaling is not None:
-        frequencies = _scale_llama3(frequencies, config.rope_scaling)
-    angles = torch.outer(torch.arange(config.max_positions, dtype=torch.float32), frequencies)
-    cos, sin = angles.cos(), angles.sin()
-    return torch.cat((cos, cos), dim=1), torch.cat((-sin, sin), dim=1)
-
-
-def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """x [rows, heads, head_dim]; cos and signed sin [rows, 1, head_dim]."""
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
-
-
 def _mlp(layer: LayerWeights, x: torch.Tensor) -> torch.Tensor:
     """SwiGLU (Shazeer, arXiv 2002.05202): x [rows, hidden] -> [rows, hidden]."""
     gate, up = layer.gate_up(x).chunk(2, dim=-1)  # [rows, intermediate] each
     return layer.down(functional.silu(gate) * up)
-
-
-def _scale_llama3(frequencies: torch.Tensor, scaling: Llama3Scaling) -> torch.Tensor:
-    """Llama 3.1 (arXiv 2407.21783, 3.4.2): long waves are stretched, short ones kept.
-
-    `share` is how much of a frequency is kept: 0 for waves longer than the original context over
-    `low_freq_factor`, 1 for those shorter than it over `high_freq_factor`, linear between.
-    """
-    turns = frequencies * scaling.original_max_positions / (2 * pi)  # in the original context
-    share = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
-    share = share.clamp(0, 1)
-    return frequencies * share + frequencies / scaling.factor * (1 - share)
 
 
 def _load_layer(config: ModelConfig, checkpoint: Checkpoint, index: int) -> LayerWeights:

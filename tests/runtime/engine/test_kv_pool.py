@@ -26,6 +26,7 @@ CONFIG = ModelConfig(
     norm_epsilon=1e-5,
     rope_theta=10000.0,
     rope_scaling=None,
+    sliding_window=None,
     tie_embeddings=True,
     qkv_bias=False,
     qk_norm=False,

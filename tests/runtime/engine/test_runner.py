@@ -45,10 +45,20 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
+YARN_ROPE = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {"rope_parameters": LLAMA3_ROPE}),
     "llama-multi-head-tied": ("Llama", {"num_key_value_heads": 6, "tie_word_embeddings": True}),
+    "llama-linear": ("Llama", {"rope_parameters": LINEAR_ROPE}),
     "mistral": ("Mistral", {"head_dim": 32, "sliding_window": None}),
+    "mistral-window": ("Mistral", {"sliding_window": 24}),
+    "qwen2-yarn": ("Qwen2", {"rope_parameters": YARN_ROPE}),
     "qwen2": ("Qwen2", {}),
     "qwen3": ("Qwen3", {"head_dim": 32}),
 }

@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mserve.runtime.engine.model_config import Llama3Scaling, read_config
+from mserve.runtime.engine.model_config import read_config
 from mserve.runtime.engine.models.llama import LlamaWeights
+from mserve.runtime.engine.rope import Llama3Scaling
 from mserve.runtime.engine.weights import Checkpoint, weights_digest
 from mserve.runtime.errors import ConfigError
 
@@ -59,11 +60,16 @@ def test_the_model_that_ships() -> None:
     [
         ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel; supported are LlamaForCausalLM"),
         ({"architectures": None}, "the architecture is none"),
-        ({"rope_parameters": {"rope_type": "yarn"}}, "rope type 'yarn' is not supported"),
+        ({"rope_parameters": {"rope_type": "dynamic"}}, "rope type 'dynamic' is not supported"),
+        ({"rope_parameters": {"rope_type": "linear"}}, "does not give factor"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor is not"),
         ({"rope_parameters": {"rope_type": "llama3"}}, "does not give factor"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported"),
         ({"mlp_bias": True}, "mlp_bias is not supported"),
-        ({"sliding_window": 128}, "sliding_window 128 is not supported"),
+        (
+            {"sliding_window": 128, "layer_types": ["sliding_attention", "full_attention"]},
+            "a sliding window in some layers is not supported",
+        ),
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0, not a positive count"),
         ({"vocab_size": None}, "does not give vocab_size"),
         ({"num_key_value_heads": 3}, "4 attention heads cannot share 3 key-value heads"),

@@ -161,9 +161,14 @@ REFUSED = [
     ({"logprobs": 1}, "logprobs", "not supported yet"),
     ({"echo": True}, "echo", "not supported yet"),
     ({"suffix": "x"}, "suffix", "not supported yet"),
-    ({"presence_penalty": 0.5}, "presence_penalty", "not supported yet"),
-    ({"frequency_penalty": 1}, "frequency_penalty", "not supported yet"),
-    ({"logit_bias": {"5": 1}}, "logit_bias", "not supported yet"),
+    ({"presence_penalty": 2.5}, "presence_penalty", "less than or equal to 2"),
+    ({"frequency_penalty": -3}, "frequency_penalty", "greater than or equal to -2"),
+    ({"repetition_penalty": 0}, "repetition_penalty", "greater than 0"),
+    ({"min_p": 1.5}, "min_p", "less than or equal to 1"),
+    ({"logit_bias": {"5": 101}}, "logit_bias", "less than or equal to 100"),
+    ({"logit_bias": {"x": 1}}, "logit_bias", "'x' is not a token id"),
+    ({"logit_bias": {"1000": 1}}, "logit_bias", "token 1000, but the vocabulary ends at 999"),
+    ({"stop_token_ids": [1000]}, "stop_token_ids", "the vocabulary ends at 999"),
     ({"response_format": {"type": "json_object"}}, "response_format", "not supported yet"),
     ({"temprature": 1}, "temprature", "Unknown field `temprature`"),
     ({"temperature": -0.1}, "temperature", "greater than or equal to 0"),
@@ -246,12 +251,17 @@ def test_harmless_defaults_are_accepted(kit: Any) -> None:
 def test_sampling_reaches_the_worker(kit: Any) -> None:
     async def use(client: Client, cluster: Any, router: Any) -> Any:
         fields = {"temperature": 0.5, "top_p": 0.9, "top_k": 7, "seed": 3, "stop": ["a", "b"]}
+        fields |= {"presence_penalty": 0.5, "frequency_penalty": -0.5, "min_p": 0.1}
+        fields |= {"logit_bias": {"5": 1.5}, "repetition_penalty": 1.1, "stop_token_ids": [9]}
         await client.post("/v1/completions", json=COMPLETION | fields)
         return cluster.workers["workers-0"].calls[0].steps[0].sampling
 
     sampling = serve(kit, use)
     assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.5, 0.9, 7)
     assert (sampling.seed, sampling.stop, sampling.max_tokens) == (3, ("a", "b"), 16)
+    assert (sampling.presence_penalty, sampling.frequency_penalty) == (0.5, -0.5)
+    assert (sampling.repetition_penalty, sampling.min_p) == (1.1, 0.1)
+    assert (sampling.logit_bias, sampling.stop_token_ids) == ({5: 1.5}, (9,))
 
 
 def test_what_is_not_json_is_refused(kit: Any) -> None:

@@ -201,7 +201,7 @@ class Cluster:
         for worker in self.workers.values():
             if worker.alive:
                 assert worker.service.num_sessions == 0
-                assert worker.service.stats().tickets == 0
+                assert worker.service.stats().stats.tickets == 0
                 assert worker.service.num_sends == 0
                 assert worker.engine.is_idle
                 assert worker.engine.stats().kv_used_tokens == 0

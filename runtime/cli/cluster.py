@@ -1,0 +1,166 @@
+"""The commands that look at a running cluster: `mserve status`, and `mserve check --against`."""
+
+import argparse
+import http.client
+import json
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
+
+from mserve.runtime.cli.strategies import Commands
+
+if TYPE_CHECKING:
+    from mserve.dsl.check import Checked
+    from mserve.runtime.cluster.view import ClusterView, WorkerView
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+TIMEOUT_S = 5.0
+
+
+def add_commands(commands: Commands) -> None:
+    parser = commands.add_parser("status", help="show a running cluster: workers, load, cache")
+    parser.add_argument(
+        "url", nargs="?", default=DEFAULT_URL, metavar="URL", help="of a router (%(default)s)"
+    )
+    parser.add_argument("--format", choices=("table", "json"), default="table")
+    parser.add_argument("--watch", action="store_true", help="again every second, until Ctrl-C")
+    parser.set_defaults(run=_status)
+
+
+def fits(results: "Sequence[Checked]", url: str) -> bool:
+    """Whether every strategy without errors can be served by the cluster behind a router's URL;
+    says on stderr what is in the way. Raises ConfigError if the cluster cannot be read."""
+    from mserve.compiler.pipeline import compile_strategy
+    from mserve.runtime.cluster.compatibility import mismatches
+
+    workers = read_cluster(url).workers
+    problems = [
+        (result.source.path, sentence)
+        for result in results
+        if result.strategy is not None
+        for sentence in mismatches(compile_strategy(result).pools, workers)
+    ]
+    for path, sentence in problems:
+        print(f"{path}: against {url}: {sentence}", file=sys.stderr)
+    return not problems
+
+
+def read_cluster(url: str) -> "ClusterView":
+    """Raises ConfigError with what to do."""
+    from msgspec import DecodeError
+
+    from mserve.runtime.cluster.view import decode_view
+    from mserve.runtime.errors import ConfigError
+
+    try:
+        return decode_view(_get(_page(url)))
+    except HTTPError as error:
+        raise ConfigError(f"{url} answered {error.code}: is it a router of mserve?") from None
+    except (URLError, OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        raise ConfigError(
+            f"No router answers at {url} ({reason}). Give the URL that `mserve serve` or `mserve "
+            "router` printed."
+        ) from None
+    except (DecodeError, ValueError):
+        raise ConfigError(f"{url} is not the URL of a router of mserve.") from None
+
+
+def _page(url: str) -> str:
+    """The cluster's page for any form in which people write a router's URL."""
+    base = url if "://" in url else f"http://{url}"
+    return f"{base.rstrip('/').removesuffix('/v1')}/v1/cluster"
+
+
+def _get(url: str) -> bytes:
+    with urlopen(url, timeout=TIMEOUT_S) as response:
+        body: bytes = response.read()
+        return body
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    while True:
+        view = read_cluster(arguments.url)
+        if arguments.format == "json":
+            print(_json(view))
+        else:
+            print(table(view))
+        if not arguments.watch:
+            return 0
+        sys.stdout.flush()
+        time.sleep(1.0)
+        print()
+
+
+def _json(view: "ClusterView") -> str:
+    from msgspec import to_builtins
+
+    return json.dumps(to_builtins(view), indent=2)
+
+
+COLUMNS = (
+    "worker",
+    "pool",
+    "state",
+    "heard",
+    "running",
+    "waiting",
+    "load",
+    "kv used",
+    "cached",
+    "of tokens",
+    "tickets",
+)
+_LEFT = 3  # columns of text
+
+
+def table(view: "ClusterView") -> str:
+    """A line about the strategy, then one per worker, then pools without one."""
+    rows = [COLUMNS, *(_row(worker) for worker in view.workers)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
+    lines = [f"strategy {view.strategy}, model {view.model}, {_count(view)}", ""]
+    lines += [_line(row, widths) for row in rows] if view.workers else []
+    served = {worker.pool for worker in view.workers if worker.state == "ready"}
+    lines += [
+        f"pool '{pool.name}' has no worker that takes requests"
+        for pool in view.pools
+        if pool.name not in served
+    ]
+    return "\n".join(lines)
+
+
+def _line(row: Sequence[str], widths: Sequence[int]) -> str:
+    cells = [
+        cell.ljust(width) if index < _LEFT else cell.rjust(width)
+        for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+    ]
+    return "  ".join(cells).rstrip()
+
+
+def _count(view: "ClusterView") -> str:
+    ready = sum(1 for worker in view.workers if worker.state == "ready")
+    return f"{ready} of {len(view.workers)} workers ready"
+
+
+def _row(worker: "WorkerView") -> tuple[str, ...]:
+    total = worker.kv_total_tokens or 1
+    return (
+        worker.name,
+        worker.pool,
+        worker.state,
+        f"{worker.heard_s:.1f} s",
+        str(worker.running),
+        str(worker.waiting),
+        _seconds(worker.load_s),
+        f"{worker.kv_used_tokens / total:.0%}",
+        f"{worker.kv_cached_tokens / total:.0%}",
+        f"{worker.kv_total_tokens:,}",
+        str(worker.tickets),
+    )
+
+
+def _seconds(value: float) -> str:
+    return f"{value * 1e3:.0f} ms" if value < 1 else f"{value:.1f} s"

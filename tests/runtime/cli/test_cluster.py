@@ -1,0 +1,132 @@
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+from msgspec import to_builtins
+
+from mserve.runtime.cli import main
+from mserve.runtime.cluster.view import ClusterView, PoolView, WorkerView, decode_view
+
+
+def worker(name: str, state: str, load_s: float) -> WorkerView:
+    return WorkerView(
+        name=name,
+        pool=name.rpartition("-")[0],
+        state=state,  # type: ignore[arg-type]  # one of the three
+        url="http://127.0.0.1:1",
+        incarnation="a1",
+        heard_s=0.25,
+        model="tiny",
+        layout="tiny:77aa:float32:4x2x64",
+        dtype="float32",
+        gpus=1,
+        page_size=16,
+        block_tokens=16,
+        max_model_len=4096,
+        running=3,
+        waiting=1,
+        tickets=2,
+        load_s=load_s,
+        kv_used_tokens=500,
+        kv_cached_tokens=250,
+        kv_total_tokens=1000,
+    )
+
+
+VIEW = ClusterView(
+    strategy="balanced",
+    model="mserve-tiny",
+    pools=(PoolView("prefill", 1), PoolView("decode", 1)),
+    workers=(worker("decode-0", "draining", 0.0), worker("prefill-0", "ready", 2.5)),
+)
+
+
+@contextmanager
+def answering(body: bytes, status: int = 200) -> Iterator[str]:
+    """A server that answers `/v1/cluster` so; yields its address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status if self.path == "/v1/cluster" else 404)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield f"127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+KV = ("50%", "25%", "1,000")
+BODY = json.dumps(to_builtins(VIEW)).encode()
+Captured = Callable[[], tuple[str, str]]
+
+
+@pytest.fixture(name="said")
+def capture_said(capsys: pytest.CaptureFixture[str]) -> Captured:
+    return capsys.readouterr
+
+
+def test_status_is_a_table_of_workers(said: Captured) -> None:
+    with answering(BODY) as address:
+        assert main(["status", address]) == 0
+    out, _ = said()
+    assert "strategy balanced, model mserve-tiny, 1 of 2 workers ready" in out
+    (row,) = [line for line in out.splitlines() if line.startswith("prefill-0")]
+    assert row.split() == [
+        "prefill-0",
+        "prefill",
+        "ready",
+        "0.2",
+        "s",
+        "3",
+        "1",
+        "2.5",
+        "s",
+        *KV,
+        "2",
+    ]
+    assert "pool 'decode' has no worker that takes requests" in out
+
+
+@pytest.mark.parametrize("form", ["http://{}", "{}/", "http://{}/v1", "http://{}/v1/"])
+def test_any_form_of_the_url_will_do(form: str, said: Captured) -> None:
+    with answering(BODY) as address:
+        assert main(["status", form.format(address), "--format", "json"]) == 0
+    assert decode_view(said()[0]) == VIEW
+
+
+def test_nobody_there(said: Captured) -> None:
+    assert main(["status", "127.0.0.1:1"]) == 2
+    assert "No router answers at 127.0.0.1:1" in said()[1]
+
+
+@pytest.mark.parametrize(("body", "status"), [(b"hello", 200), (b"{}", 200), (b"", 404)])
+def test_something_else_is_there(body: bytes, status: int, said: Captured) -> None:
+    with answering(body, status) as address:
+        assert main(["status", address]) == 2
+    assert "router of mserve" in said()[1]
+
+
+def test_check_against_a_cluster_that_fits(said: Captured) -> None:
+    with answering(BODY) as address:
+        assert main(["check", "balanced", "--against", address]) == 0
+    assert said() == ("", "")
+
+
+def test_check_against_a_cluster_without_a_pool(said: Captured) -> None:
+    with answering(BODY) as address:
+        assert main(["check", "migration", "--against", address]) == 1
+    assert "migration.mserve: against" in (err := said()[1])
+    assert "No worker serves pool 'workers'" in err
