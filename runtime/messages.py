@@ -39,6 +39,7 @@ class Sampling(Struct, frozen=True, forbid_unknown_fields=True):
     frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] = 0.0
     repetition_penalty: Annotated[float, Meta(gt=0, le=10)] = 1.0
     logit_bias: Annotated[dict[int, float], Meta(max_length=1024)] = {}
+    grammar: str = ""  # of runtime/grammar.py: the form that the answer must have
     answered: Annotated[int, Meta(ge=0)] = 0
 
 

@@ -11,6 +11,7 @@ import torch
 
 from mserve.runtime.engine.attention import Attention, GatheredAttention
 from mserve.runtime.engine.batching import Batch, LayerHook, StepOutput
+from mserve.runtime.engine.constraints import Constraints
 from mserve.runtime.engine.inputs import StepInputs
 from mserve.runtime.engine.kv_pool import KvPool, bytes_per_token
 from mserve.runtime.engine.model_config import ModelConfig, read_config
@@ -18,6 +19,7 @@ from mserve.runtime.engine.models.llama import Llama, LlamaWeights
 from mserve.runtime.engine.sampler import Sampler
 from mserve.runtime.engine.weights import Checkpoint
 from mserve.runtime.errors import ConfigError
+from mserve.runtime.grammar import Vocabulary
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -102,7 +104,11 @@ def load_runner(
         model=Llama(config, weights),
         pool=pool,
         attention=_attention(attention, pool, config),
-        sampler=Sampler(config.eos_ids, generator or np.random.default_rng()),
+        sampler=Sampler(
+            config.eos_ids,
+            generator or np.random.default_rng(),
+            Constraints(lambda: Vocabulary(folder, config.vocab_size, config.eos_ids)),
+        ),
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from xxhash import xxh3_64_intdigest
 
+from mserve.runtime.engine.constraints import Constraints
 from mserve.runtime.engine.penalties import penalize
 from mserve.runtime.engine.sequence import Sequence
 from mserve.runtime.messages import Sampling
@@ -20,11 +21,18 @@ _GREEDY_BELOW = 1e-5
 
 
 class Sampler:
-    """Chooses the next token of each row. `generator` serves the requests without a seed."""
+    """Chooses the next token of each row. `generator` serves the requests without a seed,
+    `constraints` those whose answer must have a form."""
 
-    def __init__(self, eos_ids: Items[int], generator: np.random.Generator) -> None:
+    def __init__(
+        self,
+        eos_ids: Items[int],
+        generator: np.random.Generator,
+        constraints: Constraints | None = None,
+    ) -> None:
         self._eos_ids = tuple(eos_ids)
         self._generator = generator
+        self._constraints = constraints
 
     def sample(self, logits: torch.Tensor, sequences: Items[Sequence]) -> list[int]:
         """logits [rows, vocab], which this may overwrite -> one token per row."""
@@ -33,6 +41,9 @@ class Sampler:
         for row, (sequence, sampling) in enumerate(zip(sequences, samplings, strict=True)):
             if sequence.num_output < sampling.min_tokens:
                 logits[row, self._ends(sampling, logits.shape[-1])] = -torch.inf
+            if sampling.grammar:
+                assert self._constraints is not None, "a grammar needs the model's vocabulary"
+                self._constraints.apply(logits[row], sequence, list(self._eos_ids))
         tokens: list[int] = logits.argmax(dim=-1).tolist()
         drawn = [
             row for row, sampling in enumerate(samplings) if sampling.temperature > _GREEDY_BELOW

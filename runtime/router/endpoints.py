@@ -181,12 +181,13 @@ class GenerateEndpoint:
             )
         tokens = await self._encode(body)
         default = None if self._chat else DEFAULT_COMPLETION_TOKENS
+        grammar = await asyncio.to_thread(body.grammar) if body.has_form else ""
         longest = self._fleet.snapshot.max_model_len
         max_tokens = openai.choose_max_tokens(body, len(tokens), longest, default)
         return GenerationRequest(
             request_id,
             pack_tokens(tokens),
-            body.sampling(max_tokens),
+            body.sampling(max_tokens, grammar),
             self._render(body),
             facts=facts,
         )

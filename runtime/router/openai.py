@@ -21,6 +21,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from mserve.runtime.errors import BadRequest
 from mserve.runtime.messages import Sampling
+from mserve.runtime.router.openai_forms import ResponseFormat, StructuredOutputs, grammar_of
 
 MAX_STOPS = 4
 MAX_BIASES = 1024
@@ -29,7 +30,6 @@ _ABSENT = (None,)
 # What other servers accept and this one does not do yet: the values that ask for nothing.
 _IDLE_COMMON: Mapping[str, Sequence[object]] = {
     "n": (None, 1),
-    "response_format": (None, {"type": "text"}),
     "service_tier": (None, "auto", "default"),
 }
 _IDLE_COMPLETION: Mapping[str, Sequence[object]] = {
@@ -101,6 +101,8 @@ class GenerateBody(_Body):
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
     stop: Stop | list[Stop] | None = None
     stop_token_ids: Annotated[list[Token], Field(max_length=64)] | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     ignore_eos: bool | None = None
@@ -157,7 +159,16 @@ class GenerateBody(_Body):
     def include_usage(self) -> bool:
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
-    def sampling(self, max_tokens: int) -> Sampling:
+    @property
+    def has_form(self) -> bool:
+        return self.structured_outputs is not None or self.response_format is not None
+
+    def grammar(self) -> str:
+        """The form that the answer must have; "" for any text. Takes milliseconds, of complex
+        schemas more. Raises BadRequest."""
+        return grammar_of(self.structured_outputs or self.response_format)
+
+    def sampling(self, max_tokens: int, grammar: str = "") -> Sampling:
         return Sampling(
             max_tokens=max_tokens,
             min_tokens=self.min_tokens or 0,
@@ -167,7 +178,8 @@ class GenerateBody(_Body):
             seed=self.seed,
             stop=tuple([self.stop] if isinstance(self.stop, str) else self.stop or ()),
             stop_token_ids=tuple(self.stop_token_ids or ()),
-            ignore_eos=bool(self.ignore_eos),
+            ignore_eos=bool(self.ignore_eos) and not grammar,
+            grammar=grammar,
             min_p=self.min_p or 0.0,
             presence_penalty=self.presence_penalty or 0.0,
             frequency_penalty=self.frequency_penalty or 0.0,
