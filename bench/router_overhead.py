@@ -33,6 +33,7 @@ from mserve.runtime.clock import LoopClock
 from mserve.runtime.cluster.membership import KvLayout, WorkerInfo, WorkerStats
 from mserve.runtime.cluster.prefix_index import MemoryPrefixIndex
 from mserve.runtime.cluster.registry import MemoryRegistry
+from mserve.runtime.config import AdmissionOptions
 from mserve.runtime.cost import CostProfile
 from mserve.runtime.messages import (
     Finish,
@@ -94,6 +95,8 @@ class MockWorker(asyncio.Protocol):
             self._stream(call, step, 0)
 
     def _stream(self, call: PlanCall, step: StartGenerateCall, number: int) -> None:
+        if self._transport.is_closing():
+            return
         if number == step.sampling.max_tokens:
             self._end(call, step)
             return
@@ -153,7 +156,9 @@ def worker_info(number: int, url: str, pool: str) -> WorkerInfo:
     )
 
 
-def run_router(pipe: Connection, urls: list[str], strategy_name: str) -> None:
+def run_router(
+    pipe: Connection, urls: list[str], strategy_name: str, max_requests: int = 4096
+) -> None:
     async def main() -> None:
         source = (files("mserve.strategies") / f"{strategy_name}.mserve").read_bytes()
         strategy = compile_strategy(check_bytes(source, strategy_name))
@@ -166,7 +171,14 @@ def run_router(pipe: Connection, urls: list[str], strategy_name: str) -> None:
             await registry.heartbeat(f"{pool.name}-{number}", f"mock-{number}", stats)
         tokenizer = Tokenizer.load(Path(str(files("mserve") / "model")))
         router = create_router(
-            strategy, registry, MemoryPrefixIndex(), client, tokenizer, "mock", clock=clock
+            strategy,
+            registry,
+            MemoryPrefixIndex(),
+            client,
+            tokenizer,
+            "mock",
+            clock=clock,
+            admission=AdmissionOptions(max_requests),
         )
         listener = http_server.bind("127.0.0.1", 0)
         server = asyncio.create_task(serve_router(router, listener))

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mserve.runtime.transport.base import MAX_PAYLOAD_BYTES, Received, Slot
-from mserve.runtime.transport.ring import anonymous_pages
+from mserve.runtime.transport.ring import huge_pages
 from mserve.runtime.transport.ucx import UcxTransport, cma_warning
 from record import write_record
 
@@ -89,7 +89,7 @@ class IoVec(ctypes.Structure):
 
 
 def filled_pages() -> memoryview:
-    pages = anonymous_pages(TRANSFER_BYTES)
+    pages = huge_pages(TRANSFER_BYTES)
     pages[:] = bytes([1]) * TRANSFER_BYTES
     return pages
 

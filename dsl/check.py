@@ -4,7 +4,9 @@ Runs the checks in order and decides which of them still make sense after other 
 none of the rules itself.
 """
 
+import gc
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from mserve.dsl import syntax
@@ -21,13 +23,13 @@ from mserve.dsl.parser import Parsed, parse
 from mserve.dsl.ranges import check_ranges
 from mserve.dsl.reachability import check_reachability
 from mserve.dsl.routes import check_fallback, check_steps
-from mserve.dsl.rules.form import syntax as syntax_error
 from mserve.dsl.scenarios import check_tests
 from mserve.dsl.settings import check_settings
 from mserve.dsl.source import Source
 from mserve.dsl.stages import check_stages
+from mserve.dsl.strange import undecodable
 from mserve.dsl.symbols import Symbols, check_duplicates
-from mserve.dsl.usage import check_usage
+from mserve.dsl.usage import check_usage, check_variables
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,27 @@ def check_bytes(data: bytes, path: str = "<text>") -> Checked:
 
 def check_source(source: Source) -> Checked:
     """Never raises for any text."""
+    with _without_collection():
+        return _check(source)
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """A check makes many small objects and drops no cycles: the collector would only search."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def _check(source: Source) -> Checked:
     parsed = parse(source)
     problems = list(parsed.diagnostics)
-    if source.undecodable is not None:
-        problems.append(syntax_error(source.undecodable, "this is not UTF-8 text"))
+    problems += undecodable(source, problems)
     problems += _check_meaning(source, parsed)
     ordered = tuple(sorted(problems, key=lambda each: (each.span.start, each.span.end, each.rule)))
     return Checked(source, None if _has_errors(ordered) else parsed.strategy, ordered)
@@ -72,7 +91,7 @@ def _check_meaning(source: Source, parsed: Parsed) -> list[Diagnostic]:
     endless = costs.refused | {each.name for each in order.cyclic if not each.route}
     inference = Inference(symbols, endless)
     unresolved = list(check_names(strategy, symbols))
-    problems = [*unresolved, *check_duplicates(strategy, symbols), *check_cycles(order)]
+    problems = [*unresolved, *check_duplicates(strategy, symbols), *check_cycles(order, symbols)]
     problems += costs.diagnostics
     problems += check_stages(strategy, symbols, order)
     check_types(strategy, symbols, order, inference)
@@ -89,8 +108,9 @@ def _check_meaning(source: Source, parsed: Parsed) -> list[Diagnostic]:
         problems += check_usage(strategy, symbols, inference, meant)
     if not _has_errors(problems):
         intervals = Intervals(symbols, order)
-        problems += check_guards(strategy, intervals)
+        problems += check_guards(strategy, intervals, inference)
         problems += check_bounds(strategy, intervals, inference)
+        problems += check_variables(strategy)
     return problems
 
 

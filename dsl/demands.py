@@ -45,7 +45,7 @@ def _check_route(route: syntax.Route, inference: Inference) -> None:
 
 
 def _check_adapt(adapt: syntax.Adapt, symbols: Symbols, inference: Inference) -> None:
-    inference.expect(adapt.every, DURATION)
+    inference.expect(adapt.every, DURATION, unit="s")
     for update in adapt.updates:
         assert not isinstance(update.value, syntax.SettingCall), "the grammar says `= EXPR`"
         param = symbols.names.get(update.name)

@@ -13,6 +13,7 @@ from mserve.dsl.references import Reference, plan_references, references
 from mserve.dsl.rules.naming import recursive_definition
 from mserve.dsl.symbols import Symbols
 from mserve.dsl.syntax import Span
+from mserve.dsl.traversal import walk
 
 
 @dataclass
@@ -37,9 +38,24 @@ def find_order(symbols: Symbols) -> Order:
     return result
 
 
-def check_cycles(order: Order) -> Iterator[Diagnostic]:
+def check_cycles(order: Order, symbols: Symbols) -> Iterator[Diagnostic]:
     for cycle in order.cycles:
-        yield recursive_definition([(reference.name, span) for reference, span in cycle])
+        names = [(reference.name, span) for reference, span in cycle]
+        yield recursive_definition(names, _variable_meant(cycle[0][0], symbols))
+
+
+def _variable_meant(reference: Reference, symbols: Symbols) -> str:
+    """The variable of a comprehension inside of which a binding names itself."""
+    declared = None if reference.route else symbols.names[reference.name]
+    if not isinstance(declared, syntax.Let):
+        return ""
+    for fold in walk(declared.value):
+        if isinstance(fold, syntax.Fold) and any(
+            isinstance(part, syntax.Name) and part.name == declared.name
+            for part in walk(fold.value)
+        ):
+            return fold.variable
+    return ""
 
 
 def _search(root: Reference, symbols: Symbols, done: set[Reference], result: Order) -> None:

@@ -2,7 +2,7 @@
 written apart, comments, what stands where a declaration should (habits.py lists them).
 """
 
-from mserve.dsl import habits
+from mserve.dsl import builtins, habits
 from mserve.dsl.diagnostics import Diagnostic, Edit
 from mserve.dsl.failure import Failure
 from mserve.dsl.habits import Habit
@@ -26,11 +26,40 @@ def foreign_habit(failure: Failure) -> Diagnostic | None:
         split = _split_number(failure, before, found)
         if split is not None:
             return split
-    if str(found) in habits.WORDS:
-        return _said(habits.WORDS[str(found)], span_of(found))
+    uncalled = _uncalled(before, found) if before is not None else None
+    word = uncalled or _word(failure, found)
+    if word is not None:
+        return word
     if before is not None and str(before) in habits.BEFORE:
         return _said(habits.BEFORE[str(before)], span_of(before))
     return _stray(failure, found) if failure.complete else None
+
+
+def _word(failure: Failure, found: Token) -> Diagnostic | None:
+    """A word, or two, that other languages have where the parser stopped."""
+    following = failure.tokens[failure.index + 1 : failure.index + 2]
+    if following and (pair := habits.PAIRS.get(f"{found} {following[0]}")) is not None:
+        return _said(pair, Span(span_of(found).start, span_of(following[0]).end))
+    if str(found) in habits.WORDS:
+        return _said(habits.WORDS[str(found)], span_of(found))
+    for kind, words in habits.LINES.items():
+        if kind in failure.stop.accepts and str(found) in words:
+            return _said(words[str(found)], span_of(found))
+    return None
+
+
+def _uncalled(name: Token, argument: Token) -> Diagnostic | None:
+    """`load d`, `next decode`: a built-in without its parentheses."""
+    called = name.type == "NAME" and name in builtins.CALLS and name.line == argument.line
+    if not called or argument.type not in ("NAME", "PROMPT"):
+        return None
+    span = Span(span_of(name).start, span_of(argument).end)
+    edits = (
+        Edit(Span(span_of(name).end, span_of(argument).start), "("),
+        Edit(Span(span.end, span.end), ")"),
+    )
+    hint = f"write `{name}({argument})`"
+    return syntax(span, f"`{name}` is called with parentheses", help=hint, fix=edits)
 
 
 def _said(habit: Habit, span: Span) -> Diagnostic:
@@ -81,11 +110,22 @@ def _split_number(failure: Failure, number: Token, found: Token) -> Diagnostic |
     return None
 
 
+def _dashed(failure: Failure, name: Token) -> Diagnostic:
+    """`pool pre-fill`: a name with a dash in it."""
+    last = failure.tokens[min(failure.index + 1, len(failure.tokens) - 1)]
+    span = Span(span_of(name).start, span_of(last).end)
+    hint = f"write `{name}_{last}`" if last.type == "NAME" else "letters, digits and `_`"
+    return syntax(span, "a name is a word without dashes", help=hint)
+
+
 def _stray(failure: Failure, found: Token) -> Diagnostic | None:
     """What stands where a declaration should."""
     span = span_of(found)
     following = failure.tokens[failure.index + 1 : failure.index + 2]
     habit = habits.STRAY.get(str(found))
+    before = failure.tokens[failure.index - 1] if failure.index else None
+    if str(found) == "-" and before is not None and _touch(before, found):
+        return _dashed(failure, before)
     if habit is not None:
         return _said(habit, span)
     if found.type == "NAME" and following and str(following[0]) == "=":

@@ -21,8 +21,8 @@ from mserve.dsl.comments import Comment, comments_of
 from mserve.dsl.diagnostics import Diagnostic
 from mserve.dsl.items import CLOSING, COMMENT, SETTING, Item, items_of, place
 from mserve.dsl.parser import parse
-from mserve.dsl.rules.form import syntax as syntax_error
 from mserve.dsl.source import Source
+from mserve.dsl.strange import undecodable
 from mserve.dsl.syntax import Strategy
 from mserve.dsl.tokens import tokenize
 from mserve.dsl.unparse import unparse
@@ -44,9 +44,7 @@ class Formatted:
 def format_source(source: Source) -> Formatted:
     """The canonical form of a text; never raises for any text."""
     parsed = parse(source)
-    problems = parsed.diagnostics
-    if source.undecodable is not None:
-        problems = (syntax_error(source.undecodable, "this is not UTF-8 text"), *problems)
+    problems = (*undecodable(source, parsed.diagnostics), *parsed.diagnostics)
     if problems:
         return Formatted(None, problems)
     tokens = tokenize(source).tokens

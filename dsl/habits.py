@@ -1,7 +1,7 @@
 """What authors bring along from other languages, and how it is written here.
 
 Tables only: of characters that begin no token, of operators that read as several tokens, of words
-that stand where a declaration should, of names. Who meets which, and where, is others' business.
+that stand where others should. Names are in synonyms.py; who meets what, and where, is others' business.
 """
 
 import re
@@ -30,8 +30,11 @@ QUOTED = re.compile(
 )
 _SINGLE_QUOTE = Habit('a text stands in straight double quotes: "..."')
 _SPACE = Habit("this blank is a special character", "write a plain blank", replacement=" ")
+NOT_UTF8 = Habit("this is not UTF-8 text", "save the file as UTF-8")
 _REMAINDER = Habit(
-    "there is no remainder operator", "a ratio is written without a blank: `10%`", kind="STAR"
+    "there is no remainder operator: `%` belongs to a ratio, as in `10%`",
+    "requests are spread with `next(POOL)`, `random(POOL)` or `sticky(KEY, POOL)`",
+    kind="STAR",
 )
 
 CHARACTERS: tuple[tuple[re.Pattern[str], Habit], ...] = tuple(
@@ -55,10 +58,11 @@ CHARACTERS: tuple[tuple[re.Pattern[str], Habit], ...] = tuple(
         (
             r"(?<=[A-Za-z0-9_\])])\.(?=[A-Za-z0-9_])",
             Habit(
-                "an observation is called, not reached with `.`",
+                "nothing is reached with `.`: an observation is called",
                 "write `load(d)`, `tokens(prompt)`",
             ),
         ),
+        (r"\ufffd", NOT_UTF8),
         (
             r"\.",
             Habit(
@@ -72,7 +76,7 @@ CHARACTERS: tuple[tuple[re.Pattern[str], Habit], ...] = tuple(
         (r"\^", Habit("there is no operator `^`", "multiply: `x * x`")),
     )
 )
-FRACTION = re.compile(r"(?<![A-Za-z0-9_)\]])\.[0-9]+(?:%|[A-Za-z]+)?(?![A-Za-z0-9_.])")
+FRACTION = re.compile(r"(?<![A-Za-z0-9_)\].])\.[0-9]+(?:%|[A-Za-z]+)?(?![A-Za-z0-9_.])")
 
 
 # --- several tokens that read as one: what the parser stops at, with what touches it ----------
@@ -80,7 +84,7 @@ FRACTION = re.compile(r"(?<![A-Za-z0-9_)\]])\.[0-9]+(?:%|[A-Za-z]+)?(?![A-Za-z0-
 _ARROW = Habit(
     "an arrow has no meaning here", "a step says where with `on`, `from` or `to`: `generate on d`"
 )
-_CHANGE = Habit("nothing changes its value: a name has one", "write `let NAME = VALUE` once")
+_CHANGE = Habit("a name has one value, which never changes", "write `let x = ...` once")
 
 SEQUENCES: Mapping[str, Habit] = {
     "**": Habit("there is no power operator", "multiply: `x * x`"),
@@ -88,7 +92,7 @@ SEQUENCES: Mapping[str, Habit] = {
     "->": _ARROW,
     "=>": Habit(
         "an arrow has no meaning here",
-        "the steps of a route stand in braces, `{ ... }`; at least is `>=`",
+        "a route's steps stand in braces, a definition's value behind `=`; to compare write `>=`",
     ),
     "<-": _ARROW,
     ":=": Habit("`:=` is written `=`", replacement="="),
@@ -104,17 +108,78 @@ SEQUENCES: Mapping[str, Habit] = {
 # --- words that the parser stops at, or behind -------------------------------------------------
 
 _EQUAL = Habit("equality is written `==`", replacement="==")
+_NOT_EQUAL = Habit("inequality is written `!=`", replacement="!=")
+_WHOLE_TEXTS = Habit("texts are compared whole", 'write `session == "abc"` or `!=`')
+_ORDER = Habit(
+    "nothing is sorted: a choice looks at all workers", "write `argmin(load(w) for w in POOL)`"
+)
 WORDS: Mapping[str, Habit] = {
     **dict.fromkeys(("is", "equals", "eq"), _EQUAL),
+    **dict.fromkeys(("AND", "And"), Habit("`and` is written in small letters", replacement="and")),
+    **dict.fromkeys(("OR", "Or"), Habit("`or` is written in small letters", replacement="or")),
+    **dict.fromkeys(("like", "LIKE", "contains", "startswith", "matches"), _WHOLE_TEXTS),
+    **dict.fromkeys(("percent", "pct"), Habit("a ratio is written with `%`", "write `50%`")),
     "then": Habit("a conditional has no `then`", "write `x if c else y`"),
     "xor": Habit("there is no `xor`", "truth values are compared with `!=`"),
     "mod": Habit("there is no remainder operator"),
+    "between": Habit("a range is two comparisons", "write `x >= low and x <= high`"),
+    "of": Habit("a part of a number is written with `*`", "write `50% * tokens(prompt)`"),
+}
+# Two words, the second of which would be understood otherwise.
+PAIRS: Mapping[str, Habit] = {
+    **dict.fromkeys(("is not", "not equals"), _NOT_EQUAL),
+    "not in": Habit("`in` asks nothing here", "write `x != a and x != b`"),
+    "order by": _ORDER,
 }
 _RETURN = Habit("a definition is one expression, without `return`", "write `def f(x) = x + 1`")
 BEFORE: Mapping[str, Habit] = {
     "return": _RETURN,
     "lambda": Habit("a function is declared with `def`", "write `def f(x) = x + 1`"),
     "await": Habit("nothing is waited for here", "leave `await` out"),
+    **dict.fromkeys(
+        ("select", "SELECT"),
+        Habit("a worker is chosen with `argmin`", "write `argmin(load(w) for w in POOL)`"),
+    ),
+    **{
+        word: Habit(f"`{word.lower()}` is written in small letters", replacement=word.lower())
+        for word in ("NOT", "ON", "On", "FROM", "From", "TO", "To", "IN", "FOR")
+    },
+}
+
+_COMPUTE = Habit("prefill is a step `compute`", "write `compute prompt on WORKER`")
+_GENERATE = Habit("decoding is a step `generate`", "write `generate on WORKER`")
+_SEND = Habit(
+    "KV moves by itself to where it is needed",
+    "leave this out: what `compute` and `reuse` place is moved to the worker that generates",
+)
+_ELSE = Habit(
+    "the last route, without a condition, is the `else`", "write `route other { ... }` at the end"
+)
+_EXPECTED = Habit("what a test expects begins with `expect`", "write `expect route NAME`")
+_SITUATION = Habit(
+    "a test's situation is `cluster` and `given`",
+    "write `given tokens(prompt) = 4000, load(decode[0]) = 5s`",
+)
+# What stands where a line of a block should, by a keyword that is accepted there.
+LINES: Mapping[str, Mapping[str, Habit]] = {
+    "COMPUTE": {
+        "else": _ELSE,
+        **dict.fromkeys(("prefill", "computes"), _COMPUTE),
+        **dict.fromkeys(("decode", "run", "serve", "forward", "use", "pass"), _GENERATE),
+        "return": Habit(
+            "nothing is returned: a route says where it generates", "write `generate on WORKER`"
+        ),
+        **dict.fromkeys(("proxy_pass", "backend", "server", "worker"), _GENERATE),
+        **dict.fromkeys(("send", "transfer", "move", "migrate", "receive", "copy"), _SEND),
+        **dict.fromkeys(
+            ("retry", "retries", "timeout"),
+            Habit("a limit holds for all routes", "write `limits { timeout = 30s  retries = 2 }`"),
+        ),
+    },
+    "EXPECT": {
+        **dict.fromkeys(("assert", "check", "should", "then", "ensure", "require"), _EXPECTED),
+        **dict.fromkeys(("when", "if", "with", "where", "let", "set", "setup"), _SITUATION),
+    },
 }
 
 
@@ -134,10 +199,22 @@ _LOOP = Habit(
     "there are no loops", "a choice looks at all workers: `argmin(load(w) for w in POOL)`"
 )
 _STEP = Habit("a step stands in a route", "write `route NAME { ... }` around the steps")
+_POOL = Habit(
+    "workers are declared as a pool, without addresses", "write `pool decode { workers = 4 }`"
+)
+_PARAM = Habit("a value that may be changed is a param", "write `param tail = 10% in 0%..90%`")
+_YAML = Habit(
+    "a strategy is no YAML or JSON", "write declarations: `pool decode  route all { ... }`"
+)
 _TEST_LINE = Habit("this stands in a test", 'write `test "what is shown" { ... }` around it')
 
 STRAY: Mapping[str, Habit] = {
-    **dict.fromkeys(("if", "else", "when", "elif", "unless", "switch", "case"), _CONDITION),
+    **dict.fromkeys(("if", "when", "elif", "unless", "switch", "case", "match"), _CONDITION),
+    **dict.fromkeys(("allow", "deny", "rule", "rules", "location"), _CONDITION),
+    **dict.fromkeys(("else", "default", "otherwise", "fallback"), _ELSE),
+    **dict.fromkeys(("upstream", "clusters", "backend", "backends", "server", "servers"), _POOL),
+    **dict.fromkeys(("variable", "parameter", "setting", "locals"), _PARAM),
+    **dict.fromkeys(("apiVersion", "kind", "metadata", "spec", "{", "[", "-"), _YAML),
     **dict.fromkeys(("for", "while", "foreach", "loop"), _LOOP),
     **dict.fromkeys(("var", "const", "val", "auto", "local"), _BINDING),
     **dict.fromkeys(("fn", "func", "function", "fun"), _DEFINITION),
@@ -149,42 +226,4 @@ STRAY: Mapping[str, Habit] = {
         "`in` asks nothing here",
         "it belongs to `for w in POOL` and to a param's range; workers are compared with `==`",
     ),
-}
-
-
-# --- names ------------------------------------------------------------------------------------
-
-_NOTHING = Habit(
-    "there is no value for nothing",
-    'a text that is absent is `""`; a route that meets something missing is passed over by itself',
-)
-NAMES: Mapping[str, Habit] = {
-    **{
-        word: Habit(f"`{word}` is written `{word.lower()}`", replacement=word.lower())
-        for word in ("True", "False", "TRUE", "FALSE")
-    },
-    **dict.fromkeys(("None", "null", "nil", "undefined", "NULL"), _NOTHING),
-    **dict.fromkeys(
-        ("len", "length", "size", "num_tokens", "prompt_len", "prompt_length", "prompt_tokens"),
-        Habit("the length of the prompt is `tokens(prompt)`"),
-    ),
-    **dict.fromkeys(
-        ("pick", "choose", "select", "least_loaded"),
-        Habit("a worker is chosen with `argmin`", "write `argmin(load(w) for w in POOL)`"),
-    ),
-    **dict.fromkeys(
-        ("round_robin", "roundrobin", "rr"),
-        Habit("workers take turns with `next(POOL)`", "write `generate on next(POOL)`"),
-    ),
-    **dict.fromkeys(
-        ("int", "round", "ceil"), Habit("numbers are rounded down with `floor`", "write `floor(x)`")
-    ),
-    **dict.fromkeys(
-        ("avg", "average"), Habit("the average is `mean`", "write `mean(load(w) for w in POOL)`")
-    ),
-    **dict.fromkeys(
-        ("hash", "consistent_hash", "affinity"),
-        Habit("the same worker for the same key is `sticky(KEY, POOL)`"),
-    ),
-    "worker": Habit("a strategy names a choice: `argmin(load(w) for w in POOL)`"),
 }

@@ -12,19 +12,12 @@ from typing import Any
 from mserve.dsl import builtins, syntax, types
 from mserve.dsl.builtins import Builtin, Role
 from mserve.dsl.diagnostics import Diagnostic, Label
-from mserve.dsl.hints import (
-    call_hint,
-    choice_hint,
-    fold_hint,
-    function_hint,
-    is_observation,
-    plays,
-    suffix_hint,
-)
-from mserve.dsl.rules.units import unit_mismatch, wrong_call, wrong_type, wrong_unit
+from mserve.dsl.findings import Findings
+from mserve.dsl.hints import call_hint, function_hint, logic_hint, plays, role_hint, unobserved
+from mserve.dsl.rules.units import wrong_call, wrong_type
 from mserve.dsl.symbols import Symbols
-from mserve.dsl.syntax import Expr, Span
-from mserve.dsl.types import BOOL, COUNT, RATIO, UNKNOWN, UNTYPED, WORKER, Type
+from mserve.dsl.syntax import Expr
+from mserve.dsl.types import BOOL, RATIO, UNKNOWN, UNTYPED, WORKER, Kind, Type
 
 _LITERALS: Mapping[syntax.Unit, Type] = {
     syntax.Unit.NONE: UNTYPED,
@@ -52,7 +45,8 @@ class Inference:
         self._lets: dict[str, Type] = {}
         self._given_up = given_up
         self._calls: dict[tuple[str, tuple[Type, ...]], Type] = {}
-        self._diagnostics: dict[tuple[str, Span], Diagnostic] = {}
+        self._findings = Findings(symbols)
+        self._report = self._findings.report
         self._methods: Mapping[type, Callable[[Any, Variables], Type]] = {
             syntax.Number: lambda expr, _: _LITERALS[expr.unit],
             syntax.Text: lambda *_: types.TEXT,
@@ -70,7 +64,7 @@ class Inference:
 
     @property
     def diagnostics(self) -> list[Diagnostic]:
-        return list(self._diagnostics.values())
+        return self._findings.diagnostics
 
     def type_of(self, expr: Expr, variables: Variables = NO_VARIABLES) -> Type:
         return self._methods[type(expr)](expr, variables)
@@ -91,28 +85,19 @@ class Inference:
 
     # --- what contexts demand ----------------------------------------------------------------
 
-    def expect(self, expr: Expr, wanted: Type, variables: Variables = NO_VARIABLES) -> Type:
-        """Reports an expression that is not of the wanted type; gives the type it has."""
-        found = self.type_of(expr, variables)
-        self.demand(expr, found, wanted)
-        return found
+    def expect(
+        self, expr: Expr, wanted: Type, variables: Variables = NO_VARIABLES, unit: str = ""
+    ) -> Type:
+        """Reports an expression that is not of the wanted type; gives the type it has.
 
-    def demand(self, expr: Expr, found: Type, wanted: Type) -> None:
-        if types.unify(found, wanted) is not None:
-            return
-        if found.kind is wanted.kind:
-            hint = suffix_hint(expr, wanted)
-            self._report(wrong_unit(expr.span, str(wanted), str(found), hint))
-        else:
-            hint = choice_hint(found, wanted)
-            self._report(wrong_type(expr.span, str(wanted), str(found), hint))
+        `unit` is the one that values have most often where it stands.
+        """
+        found = self.type_of(expr, variables)
+        self._findings.demand(expr, found, wanted, unit)
+        return found
 
     def expect_number(self, expr: Expr, variables: Variables = NO_VARIABLES) -> Type:
-        found = self.type_of(expr, variables)
-        if not found.is_number and found != UNKNOWN:
-            self._report(wrong_type(expr.span, "a number", str(found)))
-            return UNKNOWN
-        return found
+        return self._findings.demand_number(expr, self.type_of(expr, variables))
 
     def same_units(
         self, name: str, args: Sequence[Expr], variables: Variables = NO_VARIABLES
@@ -123,7 +108,7 @@ class Inference:
             found = self.expect_number(arg, variables)
             unified = types.unify(joined, found)
             if unified is None:
-                self._mismatch((first, joined), (arg, found), name)
+                self._findings.mismatch((first, joined), (arg, found), name)
                 return UNKNOWN
             if joined.untyped and not unified.untyped:
                 first = arg
@@ -132,23 +117,27 @@ class Inference:
 
     def expect_bound(self, expr: Expr, variables: Variables = NO_VARIABLES) -> None:
         """A bound of a range: a count of tokens or a ratio of the prompt."""
-        found = self.expect_number(expr, variables)
-        if found != UNKNOWN and not found.untyped and found not in (COUNT, RATIO):
-            wanted = "a count of tokens or a ratio of the prompt"
-            self._report(wrong_unit(expr.span, wanted, str(found)))
+        self._findings.demand_bound(expr, self.expect_number(expr, variables))
 
-    def equal(self, left: Expr, right: Expr, variables: Variables = NO_VARIABLES) -> None:
-        """Two values that are compared, of any type."""
+    def equal(
+        self, left: Expr, right: Expr, variables: Variables = NO_VARIABLES, hint: str = ""
+    ) -> None:
+        """Two values that are compared, of any type; `hint` is for a right one of another kind."""
         sides = (left, self.type_of(left, variables)), (right, self.type_of(right, variables))
-        if types.unify(sides[0][1], sides[1][1]) is not None:
-            return
-        if sides[0][1].is_number and sides[1][1].is_number:
-            self._mismatch(*sides, "==")
-        else:
-            self._report(wrong_type(right.span, str(sides[0][1]), str(sides[1][1])))
+        self._unified(*sides, "==", hint)
 
-    def _report(self, diagnostic: Diagnostic) -> None:
-        self._diagnostics.setdefault((diagnostic.rule, diagnostic.span), diagnostic)
+    def _unified(
+        self, left: tuple[Expr, Type], right: tuple[Expr, Type], relation: str, hint: str = ""
+    ) -> Type:
+        """The type of one or the other, UNKNOWN after reporting that they differ."""
+        joined = types.unify(left[1], right[1])
+        if joined is not None:
+            return joined
+        if left[1].is_number and right[1].is_number:
+            self._findings.mismatch(left, right, relation)
+        else:
+            self._findings.wrong_kind(*right, left[1], hint)
+        return UNKNOWN
 
     # --- names and calls ---------------------------------------------------------------------
 
@@ -194,53 +183,30 @@ class Inference:
 
     def _report_unfolded(self, expr: syntax.Call, variables: Variables) -> None:
         """`argmin(load, decode)`: what looks at each worker of a pool, called like a function."""
-        found = [
-            UNKNOWN if is_observation(arg) else self.type_of(arg, variables) for arg in expr.args
-        ]
-        message = f"`{expr.name}` looks at each worker of a pool"
-        self._report(wrong_call(expr.span, message, help=fold_hint(expr, found)))
+        found = [self.type_of(part, variables) for arg in expr.args for part in unobserved(arg)]
+        self._findings.unfolded(expr, found)
 
     def _call_definition(
         self, expr: syntax.Call, definition: syntax.Def, variables: Variables
     ) -> Type:
         arguments = tuple(self.type_of(arg, variables) for arg in expr.args)
-        if definition.name in self._given_up or not self._fits(expr, len(definition.parameters)):
+        if definition.name in self._given_up or not self._findings.fits(
+            expr, len(definition.parameters)
+        ):
             return UNKNOWN
         key = definition.name, arguments
         if key not in self._calls:
-            known = set(self._diagnostics)
+            known = self._findings.keys
             named = dict(zip(definition.parameters, arguments, strict=True))
             self._calls[key] = self.type_of(definition.value, named)
-            self._label_call(expr.span, [new for new in self._diagnostics if new not in known])
+            self._findings.label(self._findings.keys - known, Label(expr.span, "called here"))
         return self._calls[key]
-
-    def _label_call(self, span: Span, found: list[tuple[str, Span]]) -> None:
-        for key in found:
-            diagnostic = self._diagnostics[key]
-            labels = (*diagnostic.labels, Label(span, "called here"))
-            self._diagnostics[key] = replace(diagnostic, labels=labels)
-
-    def _fits(self, expr: syntax.Call, wanted: int, variadic: bool = False) -> bool:
-        given = len(expr.args)
-        if given == wanted or (variadic and given > wanted):
-            return True
-        count = "no argument" if wanted == 0 else f"{wanted} argument{'s' * (wanted > 1)}"
-        least = "at least " if variadic else ""
-        message = f"`{expr.name}` takes {least}{count}, not {given}"
-        self._report(wrong_call(expr.span, message, help=self._form_hint(expr.name)))
-        return False
-
-    def _form_hint(self, name: str) -> str:
-        definition = self._symbols.names.get(name)
-        if isinstance(definition, syntax.Def):
-            return f"write `{name}({', '.join(definition.parameters)})`"
-        return f"write `{builtins.CALLS[name].form(folds=False)}`"
 
     def _call_builtin(self, expr: syntax.Call, builtin: Builtin, variables: Variables) -> Type:
         if expr.name in builtins.FOLDS and len(expr.args) == 1:
             self._report_unfolded(expr, variables)
             return UNKNOWN
-        if not self._fits(expr, len(builtin.takes), builtin.variadic):
+        if not self._findings.fits(expr, len(builtin.takes), builtin.variadic):
             return builtin.result or UNKNOWN
         if builtin.takes[0] is Role.NUMBER:
             return self.same_units(expr.name, expr.args, variables)
@@ -257,8 +223,7 @@ class Inference:
             return UNKNOWN  # a name of the routes' own namespace
         found = self.type_of(arg, variables)
         if found != UNKNOWN and not plays(arg, found, wanted):
-            hint = "write `tokens(prompt)`" if wanted is Role.PROMPT else ""
-            self._report(wrong_type(arg.span, wanted.value, str(found), hint))
+            self._report(wrong_type(arg.span, wanted.value, str(found), role_hint(wanted)))
         return UNKNOWN
 
     # --- comprehensions ----------------------------------------------------------------------
@@ -296,9 +261,7 @@ class Inference:
 
     def _binary(self, expr: syntax.Binary, variables: Variables) -> Type:
         if expr.op in _LOGIC:
-            self.expect(expr.left, BOOL, variables)
-            self.expect(expr.right, BOOL, variables)
-            return BOOL
+            return self._logic(expr, variables)
         if expr.op in ("==", "!="):
             self.equal(expr.left, expr.right, variables)
             return BOOL
@@ -308,33 +271,26 @@ class Inference:
             if UNKNOWN in (left, right):
                 return UNKNOWN
             return types.multiply(left, right) if expr.op == "*" else types.divide(left, right)
-        joined = types.unify(left, right)
-        if joined is None:
-            self._mismatch((expr.left, left), (expr.right, right), expr.op)
-        return BOOL if expr.op in _ORDERINGS else joined or UNKNOWN
+        joined = self._unified((expr.left, left), (expr.right, right), expr.op)
+        return BOOL if expr.op in _ORDERINGS else joined
+
+    def _logic(self, expr: syntax.Binary, variables: Variables) -> Type:
+        found = [self.type_of(side, variables) for side in (expr.left, expr.right)]
+        if all(each.kind in (Kind.WORKER, Kind.POOL) for each in found):
+            self._report(wrong_type(expr.span, str(BOOL), "two workers", logic_hint(expr)))
+            return UNKNOWN
+        self.expect(expr.left, BOOL, variables)
+        self.expect(expr.right, BOOL, variables)
+        return BOOL
 
     def _conditional(self, expr: syntax.Conditional, variables: Variables) -> Type:
         self.expect(expr.condition, BOOL, variables)
         then = self.type_of(expr.then, variables)
         otherwise = self.type_of(expr.otherwise, variables)
-        joined = types.unify(then, otherwise)
-        if joined is not None:
-            return joined
-        if then.is_number and otherwise.is_number:
-            self._mismatch((expr.then, then), (expr.otherwise, otherwise), "if")
-        else:
-            self._report(wrong_type(expr.otherwise.span, str(then), str(otherwise)))
-        return UNKNOWN
+        return self._unified((expr.then, then), (expr.otherwise, otherwise), "if")
 
     def _prompt(self, expr: syntax.PromptRange, variables: Variables) -> Type:
         for bound in (expr.begin, expr.end):
             if bound is not None:
                 self.expect_bound(bound, variables)
         return types.PROMPT
-
-    def _mismatch(self, left: tuple[Expr, Type], right: tuple[Expr, Type], relation: str) -> None:
-        hint = suffix_hint(left[0], right[1]) or suffix_hint(right[0], left[1])
-        sides = (left[0].span, str(left[1])), (right[0].span, str(right[1]))
-        if left[1].untyped and not right[1].untyped and relation != "-":
-            sides = sides[1], sides[0]  # point at the bare number
-        self._report(unit_mismatch(*sides, relation, hint))

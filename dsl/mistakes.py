@@ -1,7 +1,7 @@
 """Words for mistakes of form, in the author's terms.
 
 Habits of other languages are known by their tokens, other frequent mistakes by the state in which
-the parser stops (broken_examples.py). Else the message says what would have been accepted. Knows
+the parser stops (broken_examples). Else the message says what would have been accepted. Knows
 the grammar's words, and nothing of its rules' meaning.
 """
 
@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import takewhile
 
-from mserve.dsl.broken_examples import FILTER, MISSING_ELSE, MISTAKES, Mistake
+from mserve.dsl.broken_examples import MISTAKES
+from mserve.dsl.broken_examples.expressions import FILTER, MISSING_ELSE
+from mserve.dsl.broken_examples.filling import filled
+from mserve.dsl.broken_examples.mistake import Mistake
 from mserve.dsl.diagnostics import Diagnostic, Edit, Label
 from mserve.dsl.failure import CLOSING, Failure
 from mserve.dsl.foreign import foreign_habit
@@ -29,6 +32,8 @@ _CLASSES = {
 _OPERATORS = frozenset(["PLUS", "MINUS", "STAR", "SLASH", "COMPARISON", "AND", "OR", "IF"])
 _EXPRESSION_STARTS = frozenset(["NAME", "NUMBER", "LPAR", "RATIO"])
 _LITERALS = frozenset(["TEXT", "NUMBER", "RATIO", "DURATION", "BYTES", "TRUE", "FALSE"])
+_OPERANDS = _LITERALS | {"NAME", "PROMPT", "NOT"}
+_ENDS = _LITERALS | {"NAME", "PROMPT", "RPAR", "RSQB"}
 _EXPRESSION_ONLY = _LITERALS | {"NAME", "MINUS", "NOT", "LPAR", "LSQB", "PROMPT"}
 _STEPS = frozenset(["COMPUTE", "REUSE", "GENERATE", "REPLICATE"])
 _LINES = _STEPS | {"CLUSTER", "GIVEN", "EXPECT"}
@@ -36,7 +41,18 @@ _LINES = _STEPS | {"CLUSTER", "GIVEN", "EXPECT"}
 _GRAMMATICAL = _STEPS | frozenset(
     ["IF", "ELSE", "FOR", "IN", "WHERE", "ON", "FROM", "TO", "WHEN", "AND", "OR"]
 )
+_SMALLEST = 'strategy first "in turn"  pool workers  route all { generate on next(workers) }'
 _DECLARATIONS = "a declaration begins with `param`, `pool`, `let`, `def`, `route`, `adapt`, `slo`, `limits` or `test`"
+
+
+# What is said where a line of a block should begin, by a keyword that is accepted there.
+_WRONG_LINES = {
+    "COMPUTE": (
+        "no step begins with",
+        "a step is `compute`, `reuse`, `generate` or `replicate`",
+    ),
+    "EXPECT": ("no line of a test begins with", "they are `cluster`, `given` and `expect`"),
+}
 
 
 @dataclass(frozen=True)
@@ -48,13 +64,21 @@ class Mended:
 
 
 def headless(source: Source, first: Token | None) -> Diagnostic:
-    span = Span(0, min(1, len(source.text))) if first is None else span_of(first)
+    if first is None:
+        span = Span(0, min(1, len(source.text)))
+        hint = f"the smallest strategy: `{_SMALLEST}`"
+        return syntax(span, "there is no strategy in this file", help=hint)
     message = "a file begins with the name of its strategy"
-    return syntax(span, message, help='write `strategy NAME "what it does"` first')
+    return syntax(span_of(first), message, help='write `strategy NAME "what it does"` first')
 
 
-def second_strategy(token: Token) -> Diagnostic:
-    return syntax(span_of(token), "a file holds one strategy, named on top")
+def second_strategy(token: Token, first: Token) -> Diagnostic:
+    labels = (
+        Label(span_of(token), "a second strategy"),
+        Label(span_of(first), "the file's strategy"),
+    )
+    hint = "write it into a file of its own; alternatives of one strategy are its routes"
+    return Diagnostic("syntax", "a file holds one strategy", labels, hint)
 
 
 def misspelled_keyword(token: Token, accepted: Iterable[str]) -> Mended | None:
@@ -79,11 +103,25 @@ def describe(failure: Failure) -> Diagnostic:
     """What is wrong where the parser stopped."""
     return (
         _bracket(failure)
+        or _misspelled_before(failure)
         or foreign_habit(failure)
         or _like_an_example(failure)
         or _keyword_as_name(failure)
         or _by_what_is_expected(failure)
     )
+
+
+# Where a name may stand, too, a keyword's misspelling is noticed one token late.
+_EITHER_NAME_OR = {"EXPECT": ("ROUTE", "SENDS"), "GENERATE": ("ON",)}
+
+
+def _misspelled_before(failure: Failure) -> Diagnostic | None:
+    """`expect rout all`, `generate om d`."""
+    if failure.index < 2 or failure.found is None:
+        return None
+    keyword, written = failure.tokens[failure.index - 2 : failure.index]
+    mended = misspelled_keyword(written, _EITHER_NAME_OR.get(keyword.type, ()))
+    return None if mended is None else mended.problem
 
 
 def _bracket(failure: Failure) -> Diagnostic | None:
@@ -112,7 +150,7 @@ def _keyword_as_name(failure: Failure) -> Diagnostic | None:
     before = failure.tokens[failure.index - 1]
     if not accepts >= _EXPRESSION_STARTS or found.type not in _GRAMMATICAL:
         if found.line != before.end_line:
-            return syntax(span_of(before), "something is missing after this", _wanted(accepts))
+            return _missing_after(before, accepts)
         hint = f"choose another name, such as `my_{found}`"
         return syntax(span_of(found), f"`{found}` is a keyword and cannot be a name", help=hint)
     if found.type == "IF":
@@ -122,25 +160,50 @@ def _keyword_as_name(failure: Failure) -> Diagnostic | None:
     return syntax(span_of(found), message, _wanted(accepts))
 
 
+def _missing_after(before: Token, accepts: Set[str]) -> Diagnostic:
+    return syntax(span_of(before), f"something is missing after `{before}`", _wanted(accepts))
+
+
 def _like_an_example(failure: Failure) -> Diagnostic | None:
     known = _labelled(failure)
     if known is None:
         return None
     span = _last(failure)
-    if known.message == FILTER:
+    if failure.found is not None and failure.found.type == "RBRACE":
+        span = span_of(failure.tokens[failure.index - 1])
+    if known is FILTER:
         span = _last_if(failure) or span
     elif known.of_step:
         span = _step(failure)
     fix = () if known.replacement is None else (Edit(span, known.replacement),)
-    hint = known.help or (f"write `{known.replacement.strip()}`" if known.replacement else "")
-    return syntax(span, known.message, help=hint, fix=fix)
+    hint = filled(known.help, failure) or (
+        f"write `{known.replacement.strip()}`" if known.replacement else ""
+    )
+    return syntax(span, filled(known.message, failure), help=hint, fix=fix)
 
 
 def _by_what_is_expected(failure: Failure) -> Diagnostic:
     found, accepts = failure.found, failure.stop.accepts
-    message = "this declaration ends too early" if found is None else f"unexpected `{found}`"
-    hint = _DECLARATIONS if failure.complete and not accepts - _OPERATORS - {END} else ""
-    return syntax(_last(failure), message, _wanted(accepts), hint)
+    before = failure.tokens[failure.index - 1]
+    if found is None:
+        return _missing_after(before, accepts)
+    if failure.complete and found.line != before.end_line:
+        return syntax(span_of(found), f"no declaration begins with `{found}`", help=_DECLARATIONS)
+    for kind, (message, hint) in _WRONG_LINES.items():
+        if kind in accepts and found.type == "NAME":
+            return syntax(span_of(found), f"{message} `{found}`", help=hint)
+    message = f"something is missing between `{before}` and `{found}`"
+    if _are_operands(before, found):
+        return syntax(span_of(found), message, "expected an operator")
+    if accepts >= _EXPRESSION_STARTS:
+        return syntax(span_of(found), message, _wanted(accepts))
+    return syntax(span_of(found), f"unexpected `{found}`", _wanted(accepts))
+
+
+def _are_operands(left: Token, right: Token) -> bool:
+    """`50% tokens(prompt)`: two values side by side."""
+    same_line = left.end_line == right.line
+    return same_line and left.type in _ENDS and right.type in _OPERANDS
 
 
 def _wanted(accepts: Set[str]) -> str:
@@ -171,8 +234,9 @@ def _expected(accepts: Set[str]) -> str:
     if kinds >= _EXPRESSION_STARTS:
         names.append("an expression")
         kinds -= _EXPRESSION_ONLY
-    if kinds - _OPERATORS - {END}:
-        kinds -= _OPERATORS | {END}
+    if "PLUS" in kinds:
+        names.append("an operator")
+        kinds -= _OPERATORS | {"LPAR", "LSQB", END}
     elif END in kinds:
         return "another declaration"
     names += sorted(_spelled(kind) for kind in kinds)
@@ -195,8 +259,8 @@ def _labelled(failure: Failure) -> Mistake | None:
     where = failure.stop.position, failure.stop.kind
     labels = _labels()
     known = labels.get((*where, failure.tokens[0].type)) or labels.get((*where, ""))
-    if known is not None and known.message == FILTER and not _is_in_comprehension(failure):
-        return next(each for each in MISTAKES if each.message == MISSING_ELSE)
+    if known is FILTER and not _is_in_comprehension(failure):
+        return MISSING_ELSE
     return known
 
 

@@ -7,19 +7,29 @@ it stands is for types.py, stages.py and settings.py to say.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from mserve.dsl import builtins, habits, syntax
+from mserve.dsl import builtins, synonyms, syntax
 from mserve.dsl.diagnostics import Diagnostic
 from mserve.dsl.habits import Habit
-from mserve.dsl.rules.naming import comprehension_variable_shadows, unknown_name
+from mserve.dsl.rules.naming import (
+    comprehension_variable_shadows,
+    unknown_name,
+    unknown_variable,
+)
+from mserve.dsl.stages import builtin_of
+from mserve.dsl.suggestion import nearest
 from mserve.dsl.symbols import Symbols, kind_of
 from mserve.dsl.syntax import Expr, Span
 from mserve.dsl.traversal import parts, setting_values, step_expressions
+from mserve.dsl.types import TEXT
 
 _OF_EXPRESSIONS = frozenset(["binding, param or pool", "function", "choice or aggregate"])
+
+_KEYWORDS = ("prompt", "true", "false")  # those that are values
 
 MAX_COMPARISONS = 50
 
 Locals = Mapping[str, Span]  # parameters and variables, with where they are introduced
+NO_LOCALS: Locals = {}
 
 
 def check_names(strategy: syntax.Strategy, symbols: Symbols) -> Iterator[Diagnostic]:
@@ -66,7 +76,10 @@ def _check_test(test: syntax.Test, resolver: "_Resolver") -> Iterator[Diagnostic
             yield from resolver.missing(size.name_span, size.name, "pool", resolver.symbols.pools)
     for given in test.givens:
         yield from resolver.resolve(given.target, {})
-        yield from resolver.resolve(given.value, {})
+        if resolver.unquoted(given.target, given.value):
+            yield _without_quotes(given.value)
+        else:
+            yield from resolver.resolve(given.value, {})
     for expectation in test.expectations:
         if isinstance(expectation, syntax.ExpectRoute):
             yield from resolver.resolve_route(expectation.route_span, expectation.route)
@@ -76,6 +89,12 @@ def _check_test(test: syntax.Test, resolver: "_Resolver") -> Iterator[Diagnostic
         else:
             yield from resolver.resolve(expectation.target, {})
             yield from resolver.resolve(expectation.value, {})
+
+
+def _without_quotes(expr: Expr) -> Diagnostic:
+    assert isinstance(expr, syntax.Name), "only a name can lack its quotes"
+    habit = Habit(f"there is no `{expr.name}`: a text stands in quotes", f'write `"{expr.name}"`')
+    return unknown_name(expr.span, expr.name, "text", (), habit)
 
 
 @dataclass(frozen=True)
@@ -100,9 +119,25 @@ class _Resolver:
                 yield from self._resolve_comprehension(expr, scope, (expr.value, expr.where))
             case syntax.Filter():
                 yield from self._resolve_comprehension(expr, scope, (expr.where,))
+            case syntax.Binary(op="==" | "!=") if self.unquoted(expr.left, expr.right, scope):
+                yield from self.resolve(expr.left, scope)
+                yield _without_quotes(expr.right)
             case _:
                 for part in parts(expr):
                     yield from self.resolve(part, scope)
+
+    def unquoted(self, left: Expr, right: Expr, scope: Locals = NO_LOCALS) -> bool:
+        """Whether an unknown name is compared with a text of the request."""
+        builtin = builtin_of(left)
+        known = (
+            synonyms.NAMES.keys()
+            | scope.keys()
+            | self.symbols.names.keys()
+            | builtins.NAMES
+            | self.symbols.unread
+        )
+        is_text = builtin is not None and builtin.result == TEXT
+        return is_text and isinstance(right, syntax.Name) and right.name not in known
 
     def _resolve_position(self, expr: syntax.WorkerAt) -> Iterator[Diagnostic]:
         declared = self.symbols.names.get(expr.pool)
@@ -119,18 +154,23 @@ class _Resolver:
 
     def missing(self, span: Span, name: str, kind: str, known: list[str]) -> Iterator[Diagnostic]:
         if name not in self.symbols.unread:
-            habit = habits.NAMES.get(name) if kind in _OF_EXPRESSIONS else None
+            habit = synonyms.NAMES.get(name) if kind in _OF_EXPRESSIONS else None
             compared = known if next(self.comparisons, None) is not None else ()
-            yield unknown_name(span, name, kind, compared, habit)
+            listed = () if kind in _OF_EXPRESSIONS else known
+            yield unknown_name(span, name, kind, compared, habit, listed)
 
     def _resolve_name(self, expr: syntax.Name, scope: Locals) -> Iterator[Diagnostic]:
         name = expr.name
         if name not in scope and name not in self.symbols.names and name not in builtins.NAMES:
-            known = [*scope, *self.symbols.names, *builtins.BARE]
+            known = [*scope, *self.symbols.names, *builtins.BARE, *_KEYWORDS]
             if name in self.symbols.routes:
                 hint = f"write `expect route {name}`, or `ttft({name})` for its predicted time"
                 habit = Habit(f"`{name}` is a route, not a value", hint)
                 yield unknown_name(expr.span, name, "binding", (), habit)
+                return
+            if scope and name not in self.symbols.unread and nearest(name, known) is None:
+                variable = list(scope)[-1]
+                yield unknown_variable(expr.span, name, variable, scope[variable])
                 return
             yield from self.missing(expr.span, name, "binding, param or pool", known)
 

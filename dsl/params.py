@@ -9,16 +9,17 @@ from mserve.dsl.inference import Inference
 from mserve.dsl.rules.settings import param_out_of_range
 from mserve.dsl.symbols import Symbols
 from mserve.dsl.syntax import Span
+from mserve.dsl.types import UNKNOWN
 
 
 def check_params(
     strategy: syntax.Strategy, symbols: Symbols, inference: Inference
 ) -> Iterator[Diagnostic]:
     for param in strategy.params:
-        inference.same_units("the range", (param.low, param.high, param.default))
+        shared = inference.same_units("the range", (param.low, param.high, param.default))
         low, high, default = (value_of(each) for each in (param.low, param.high, param.default))
-        if low is None or high is None or default is None:
-            continue  # reported: not a constant
+        if low is None or high is None or default is None or shared == UNKNOWN:
+            continue  # reported: not a constant, or not of one unit
         ends = Span(param.low.span.start, param.high.span.end)
         if low > high:
             yield param_out_of_range(

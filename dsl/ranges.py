@@ -52,7 +52,9 @@ def check_ranges(route: syntax.Route, source: Source) -> Iterator[Diagnostic]:
         if isinstance(step, syntax.Replicate):
             copied = _place(step.range)
             if copied.follows or copied.begin is not None:
-                yield gap_in_prompt(copied.begin_span, _name(copied.begin, source, "here"), None)
+                begins = _name(copied.begin, source, "here")
+                hint = "what is replicated begins at 0: write `replicate prompt to ...`"
+                yield gap_in_prompt(copied.begin_span, begins, None, hint)
 
 
 def _place(item: syntax.Range) -> _Placed:
@@ -71,7 +73,7 @@ def _joints(ranges: Sequence[_Placed], source: Source) -> Iterator[Diagnostic]:
         begins = _name(current.begin, source, "0")
         if index == 0:
             if current.begin is not None:
-                yield gap_in_prompt(current.begin_span, begins, None)
+                yield gap_in_prompt(current.begin_span, begins, None, _beginning(current, source))
             continue
         above = ranges[index - 1]
         if current.follows or (current.begin is not None and current.begin == above.end):
@@ -82,6 +84,17 @@ def _joints(ranges: Sequence[_Placed], source: Source) -> Iterator[Diagnostic]:
             yield overlap_in_prompt(current.begin_span, begins, end)
         else:
             yield gap_in_prompt(current.begin_span, begins, end)
+
+
+def _beginning(first: _Placed, source: Source) -> str:
+    """What to write above a route's first range, which begins behind 0."""
+    begin = first.begin
+    if isinstance(begin, syntax.Unary):
+        cut = f"tokens(prompt) - {source.slice(begin.operand.span)}"
+        return f"a negative bound does not count from the end: write `prompt[{cut}:]`"
+    assert begin is not None, "it begins behind 0"
+    end = source.slice(begin.span)
+    return f"place the beginning, too: `compute prompt[:{end}] on WORKER`, then `rest`"
 
 
 def _reordered(ranges: Sequence[_Placed]) -> list[_Placed] | None:

@@ -6,7 +6,7 @@ later checks. Words for a mistake come from mistakes.py.
 """
 
 from collections import deque
-from collections.abc import Set
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 
 from mserve.dsl.diagnostics import Diagnostic
@@ -19,7 +19,13 @@ from mserve.dsl.tokens import MAX_PROBLEMS
 DECLARATIONS = frozenset(
     ["STRATEGY", "PARAM", "POOL", "LET", "DEF", "ROUTE", "ADAPT", "SLO", "LIMITS", "TEST"]
 )
-STATEMENTS = frozenset(["COMPUTE", "REUSE", "GENERATE", "REPLICATE", "CLUSTER", "GIVEN", "EXPECT"])
+# What begins a line of a block, by the declaration that holds it.
+_LINES = {
+    "ROUTE": frozenset(["COMPUTE", "REUSE", "GENERATE", "REPLICATE"]),
+    "TEST": frozenset(["CLUSTER", "GIVEN", "EXPECT"]),
+}
+_WITH_SETTINGS = frozenset(["POOL", "ADAPT", "SLO", "LIMITS"])
+_SETTING_SIGNS = frozenset(["=", ":", "==", "<", "<=", ">", ">="])
 _LITERALS = frozenset(["TEXT", "TRUE", "FALSE", "NUMBER", "RATIO", "DURATION", "BYTES"])
 _MAY_END = _LITERALS | {"RBRACE", "RPAR", "RSQB", "NAME", "PROMPT"}
 _MAX_PROBLEMS_PER_DECLARATION = 10
@@ -51,14 +57,14 @@ def read_declarations(source: Source, tokens: Chunk, lexical: list[Diagnostic]) 
     broken_lines = {source.position(problem.span.start).line for problem in lexical}
     chunks = deque(_split(tokens))
     _check_head(source, chunks, reading)
-    seen_strategy = False
+    head: Token | None = None
     while chunks and len(reading.problems) < MAX_PROBLEMS:
         chunk = chunks.popleft()
         _mend_keyword(chunk, reading)
-        if chunk[0].type == "STRATEGY" and seen_strategy:
-            reading.problems.append(second_strategy(chunk[0]))
+        if chunk[0].type == "STRATEGY" and head is not None:
+            reading.problems.append(second_strategy(chunk[0], head))
             continue
-        seen_strategy = seen_strategy or chunk[0].type == "STRATEGY"
+        head = chunk[0] if chunk[0].type == "STRATEGY" else head
         outcome = _read_chunk(chunk)
         if outcome.left_over:
             chunks.appendleft(outcome.left_over)
@@ -70,7 +76,7 @@ def read_declarations(source: Source, tokens: Chunk, lexical: list[Diagnostic]) 
         if outcome.branch is not None and not _touches(chunk, broken_lines):
             reading.branches.append(outcome.branch)
         elif chunk[0].type != "STRATEGY":
-            reading.unread.update(str(token) for token in chunk[1:2] if token.type == "NAME")
+            reading.unread.update(str(token) for token in chunk[1:4] if token.type == "NAME")
     return reading
 
 
@@ -80,13 +86,18 @@ def _split(tokens: Chunk) -> list[Chunk]:
     braces = 0
     for before, token, after in zip([None, *tokens], tokens, [*tokens[1:], None], strict=False):
         braces += (token.type == "LBRACE") - (token.type == "RBRACE")
-        inside = braces > 0 and token.type == "LET" and token.column != 1
+        inside = braces > 0 and token.column != 1 and _is_inner(chunks[-1], token)
         begins = before is not None and (_begins(before, token) or _seems_to_begin(token, after))
         if begins and not inside:
             chunks.append([])
             braces = 0
         chunks[-1].append(token)
     return [chunk for chunk in chunks if chunk]
+
+
+def _is_inner(chunk: Chunk, token: Token) -> bool:
+    """A `let` where no declaration can stand, the `route` of a test's misspelled `expect`."""
+    return token.type == "LET" or (token.type == "ROUTE" and chunk[0].type == "TEST")
 
 
 def _begins(before: Token, token: Token) -> bool:
@@ -149,8 +160,8 @@ def _attempt(chunk: Chunk, outcome: _Outcome) -> int | None:
             failure = Failure(chunk, index, stop)
         keyword = misspelled_keyword(token, _candidates(failure, chunk[index + 1 : index + 2]))
         if keyword is None:
-            if not (outcome.problems and failure.complete and token.type == "RBRACE"):
-                outcome.problems.append(describe(failure))  # else a brace of what was skipped
+            if not (outcome.problems and failure.complete):  # else what is left of a mistake
+                outcome.problems.append(describe(failure))
             return None if failure.complete else index
         whole = not outcome.problems
         outcome.problems.append(keyword.problem)
@@ -176,13 +187,17 @@ def _candidates(failure: Failure, following: Chunk) -> Set[str]:
 
 
 def _without_broken_line(chunk: Chunk, failure_at: int) -> Chunk | None:
-    """The chunk without the step or test line that `failure_at` broke, or with another head; None
-    if there is nothing left to read.
+    """The chunk without the setting, step or test line that `failure_at` broke, or with another
+    head; None if there is nothing left to read.
 
     A line that ends too early is noticed only at the keyword of the next one.
     """
-    starts = [index for index, token in enumerate(chunk) if token.type in STATEMENTS]
+    starts = list(_line_starts(chunk))
     begun = [start for start in starts if start < failure_at]
+    if failure_at in starts and chunk[failure_at].type == "NAME":
+        begun.append(failure_at)  # a setting without a sign
+    if failure_at + 1 in starts and begun and str(chunk[failure_at]) == ",":
+        return chunk[:failure_at] + chunk[failure_at + 1 :]
     if not begun:
         return _with_plain_head(chunk, failure_at, starts)
     begin = begun[-1]
@@ -191,6 +206,26 @@ def _without_broken_line(chunk: Chunk, failure_at: int) -> Chunk | None:
         index for index, token in enumerate(chunk) if token.type == "RBRACE" and index > begin
     )
     return chunk[:begin] + chunk[min(ends[0], next(braces, len(chunk))) :]
+
+
+def _line_starts(chunk: Chunk) -> Iterator[int]:
+    """Where the settings, steps or test lines of a declaration begin."""
+    kinds = _LINES.get(chunk[0].type, frozenset())
+    settings = chunk[0].type in _WITH_SETTINGS
+    brackets = braces = 0
+    for index, token in enumerate(chunk):
+        brackets += (str(token) in "([") - (str(token) in ")]")
+        if token.type in kinds or (
+            settings and braces and not brackets and _begins_setting(chunk, index)
+        ):
+            yield index
+        braces += str(token) == "{"
+
+
+def _begins_setting(chunk: Chunk, index: int) -> bool:
+    token, following = chunk[index], chunk[index + 1 : index + 2]
+    signed = bool(following) and str(following[0]) in _SETTING_SIGNS
+    return token.type == "NAME" and (signed or token.line != chunk[index - 1].end_line)
 
 
 def _with_plain_head(chunk: Chunk, failure_at: int, starts: list[int]) -> Chunk | None:

@@ -19,7 +19,10 @@ from mserve.dsl.symbols import Symbols
 from mserve.dsl.syntax import Expr, Span
 from mserve.dsl.traversal import evaluated_in_tests, walk
 from mserve.dsl.types import COUNT, RATIO, WORKER, Type
-from mserve.dsl.unparse import shown
+from mserve.dsl.unparse import expression, shown
+
+UNGIVEN_PROMPT = 1000  # tokens
+_ONCE = "leave one of them out"
 
 
 def check_tests(
@@ -61,6 +64,10 @@ class _TestChecker:
         for expectation in self.test.expectations:
             yield from self._check_expectation(expectation)
 
+    @property
+    def _names(self) -> frozenset[str]:
+        return builtins.NAMES | self.symbols.names.keys()
+
     def _expressions(self) -> Iterator[Expr]:
         for given in self.test.givens:
             yield from (given.target, given.value)
@@ -96,6 +103,18 @@ class _TestChecker:
                 workers = value_of(size.value)
                 known = workers is not None and not workers % 1
                 return int(workers) if known and workers is not None else None, size.span
+        return self._declared_size(pool)
+
+    def _declared_size(self, pool: str) -> tuple[int | None, Span | None]:
+        """What the pool's setting `workers` says; else one."""
+        declared = self.symbols.names.get(pool)
+        settings = declared.settings if isinstance(declared, syntax.Pool) else ()
+        for setting in settings:
+            if setting.name == "workers":
+                value = setting.value
+                workers = None if isinstance(value, syntax.SettingCall) else value_of(value)
+                known = workers is not None and workers >= 1 and not workers % 1
+                return int(workers) if known and workers is not None else None, setting.span
         return 1, None
 
     # --- what is given -----------------------------------------------------------------------
@@ -108,14 +127,37 @@ class _TestChecker:
         found = self.inference.type_of(given.target)
         if wanted is None and not declared:
             if found.kind is not found.kind.UNKNOWN:
-                reason = "a test fixes observations of workers by position, bindings and params"
-                yield not_available_here(given.target.span, shown(given.target), reason)
+                yield self._not_givable(given)
             return
         if not isinstance(given.value, syntax.WorkerAt | syntax.Text | syntax.Boolean):
             yield from self._check_constant(given.value)
-        self.inference.expect(given.value, found)
+        if found.kind is WORKER.kind and not isinstance(given.value, syntax.WorkerAt):
+            self.inference.equal(given.target, given.value, hint=_by_position(found))
+        else:
+            self.inference.expect(given.value, found)
+
+    def _not_givable(self, given: syntax.Given) -> Diagnostic:
+        """With the workers by position that the author may have meant."""
+        target, reason, hint = (
+            given.target,
+            "a test fixes what is observed, bindings and params",
+            "",
+        )
+        if isinstance(target, syntax.Name) and target.name in self.symbols.pools:
+            hint = (
+                f"the number of its workers is `cluster {target.name} = {expression(given.value)}`"
+            )
+        elif isinstance(target, syntax.Call) and len(target.args) == 1:
+            pools = self.inference.type_of(target.args[0]).pools
+            pool = min(pools, default="POOL")
+            if builtins.CALLS[target.name].takes == (WORKER,):
+                reason = "in a test a worker is named by its position"
+                hint = f"write `given {target.name}({pool}[0]) = {expression(given.value)}`"
+        return not_available_here(target.span, shown(target), reason, hint)
 
     def _check_constant(self, expr: Expr) -> Iterator[Diagnostic]:
+        if isinstance(expr, syntax.Name) and expr.name not in self._names:
+            return  # reported as unknown
         if value_of(expr) is None:
             reason = "a test gives constants: literals with `+ - * /`, or a worker by position"
             yield not_available_here(expr.span, shown(expr), reason)
@@ -126,7 +168,9 @@ class _TestChecker:
         for given in self.test.givens:
             earlier = next((each for each in seen if each.target == given.target), None)
             if earlier is not None:
-                yield test_inconsistent_given(given.span, "this is given twice", earlier.span)
+                yield test_inconsistent_given(
+                    given.span, "this is given twice", earlier.span, _ONCE
+                )
             seen.append(given)
             yield from _check_value(given, prompt)
 
@@ -136,7 +180,9 @@ class _TestChecker:
         self, expectation: "syntax.ExpectRoute | syntax.ExpectValue | syntax.ExpectSends"
     ) -> Iterator[Diagnostic]:
         if isinstance(expectation, syntax.ExpectValue):
-            self.inference.equal(expectation.target, expectation.value)
+            found = self.inference.type_of(expectation.target)
+            hint = _by_position(found) if found.kind is WORKER.kind else ""
+            self.inference.equal(expectation.target, expectation.value, hint=hint)
         elif isinstance(expectation, syntax.ExpectSends):
             self.inference.type_of(expectation.range)
             self.inference.expect(expectation.source, WORKER)
@@ -144,6 +190,10 @@ class _TestChecker:
             if expectation.source == expectation.target:
                 spans = expectation.target.span, expectation.source.span
                 yield self_transfer(*spans, "a worker sends nothing to itself")
+
+
+def _by_position(worker: Type) -> str:
+    return f"name a worker by its position: `{min(worker.pools, default='POOL')}[0]`"
 
 
 def _is_prompt_length(given: syntax.Given) -> bool:
@@ -157,11 +207,24 @@ def _check_value(given: syntax.Given, prompt: syntax.Given | None) -> Iterator[D
         return
     name = given.target.name
     if value < 0 and name != "priority":
-        yield test_inconsistent_given(given.span, f"`{name}` is never negative", None)
+        yield test_inconsistent_given(
+            given.span, f"`{name}` is never negative", None, "give 0 or more"
+        )
     elif kind == RATIO and value > 1 and name in ("kv_used", "hit_rate", "decode_share"):
-        yield test_inconsistent_given(given.span, f"`{name}` is a share: at most 100%", None)
-    elif name == "cached" and prompt is not None:
-        length = value_of(prompt.value)
-        if length is not None and value > length:
-            message = "more is cached of the prompt than it is long"
-            yield test_inconsistent_given(given.span, message, prompt.span)
+        yield test_inconsistent_given(given.span, f"`{name}` is a share: at most 100%", None, "")
+    elif name == "cached":
+        yield from _check_cached(given, value, prompt)
+
+
+def _check_cached(
+    given: syntax.Given, value: float, prompt: syntax.Given | None
+) -> Iterator[Diagnostic]:
+    length = UNGIVEN_PROMPT if prompt is None else value_of(prompt.value)
+    if length is None or value <= length:
+        return
+    message = "more is cached of the prompt than it is long"
+    if prompt is None:
+        message += f": {length} tokens where its length is not given"
+    hint = f"give its length: `tokens(prompt) = {value:g}`"
+    other = None if prompt is None else prompt.span
+    yield test_inconsistent_given(given.span, message, other, hint)

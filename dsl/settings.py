@@ -6,13 +6,14 @@ The one table that checks, hover and completion share. Knows nothing of what the
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from mserve.dsl import builtins, syntax
+from mserve.dsl import builtins, synonyms, syntax
 from mserve.dsl.constants import value_of
 from mserve.dsl.diagnostics import Diagnostic
 from mserve.dsl.inference import Inference
 from mserve.dsl.rules.naming import duplicate_name, unknown_name
 from mserve.dsl.rules.settings import bad_setting, unknown_setting
 from mserve.dsl.rules.units import not_available_here
+from mserve.dsl.suggestion import nearest
 from mserve.dsl.symbols import Symbols
 from mserve.dsl.syntax import Setting, SettingCall, Span
 from mserve.dsl.types import BYTES, COUNT, DURATION, RATIO, Type
@@ -21,13 +22,14 @@ from mserve.dsl.unparse import shown
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """A number of `type` in `[low, high]` in base units."""
+    """A number of `type` in `[low, high]` in base units; `unit` is the suffix to suggest."""
 
     type: Type
     low: float
     doc: str
     high: float = float("inf")
     whole: bool = False
+    unit: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ _BATCHES = {
         "decode batches of similar KV length",
         {
             "spread": Constant(RATIO, 1, "longest over shortest KV of a batch"),
-            "patience": Constant(DURATION, 0, "longest wait for a batch that fits"),
+            "patience": Constant(DURATION, 0, "longest wait for a batch that fits", unit="ms"),
             "fill": Constant(RATIO, 0, "share of a batch below which it is refilled", high=1),
         },
     ),
@@ -91,11 +93,11 @@ POOL: Mapping[str, Specification] = {
     ),
 }
 SLO: Mapping[str, Specification] = {
-    "ttft": Constant(DURATION, 0, "goal for the time to first token"),
-    "tpot": Constant(DURATION, 0, "goal for the time per output token"),
+    "ttft": Constant(DURATION, 0, "goal for the time to first token", unit="ms"),
+    "tpot": Constant(DURATION, 0, "goal for the time per output token", unit="ms"),
 }
 LIMITS: Mapping[str, Specification] = {
-    "timeout": Constant(DURATION, 0, "longest a request may take, waiting included"),
+    "timeout": Constant(DURATION, 0, "longest a request may take, waiting included", unit="s"),
     "retries": Constant(COUNT, 0, "how often a request is planned anew", whole=True),
 }
 
@@ -141,7 +143,8 @@ class _SettingChecker:
         for setting in settings:
             specification = known.get(setting.name)
             if specification is None:
-                yield unknown_setting(setting.name_span, setting.name, owner, list(known))
+                meant = synonyms.SETTINGS.get(setting.name, "")
+                yield unknown_setting(setting.name_span, setting.name, owner, list(known), meant)
             elif isinstance(specification, Constant):
                 yield from self._check_constant(setting, specification)
             else:
@@ -153,13 +156,23 @@ class _SettingChecker:
             yield self._not_constant(setting, value, str(wanted.type))
             return
         number = value_of(value)
+        if isinstance(value, syntax.Text | syntax.Boolean):
+            yield self._not_a_number(setting, value, wanted)
+            return
         if number is None:
             reason = "a setting takes a constant: literals with `+ - * /`"
             yield not_available_here(value.span, shown(value), reason)
             return
-        self.inference.expect(value, wanted.type)
+        self.inference.expect(value, wanted.type, unit=wanted.unit)
         if not wanted.low <= number <= wanted.high or (wanted.whole and number % 1):
             yield bad_setting(value.span, setting.name, _range_of(wanted))
+
+    def _not_a_number(
+        self, setting: Setting, value: syntax.Text | syntax.Boolean, wanted: Constant
+    ) -> Diagnostic:
+        unquoted = value.value if isinstance(value, syntax.Text) else ""
+        hint = f"write `{unquoted}`, without quotes" if unquoted[:1].isdigit() else ""
+        return bad_setting(value.span, setting.name, str(wanted.type), help=hint)
 
     def _not_constant(
         self, setting: Setting, value: SettingCall | syntax.Name, wanted: str
@@ -172,9 +185,7 @@ class _SettingChecker:
     def _check_choice(self, setting: Setting, wanted: Choice, pool: str) -> Iterator[Diagnostic]:
         value = setting.value
         if not isinstance(value, (SettingCall, syntax.Name)) or value.name not in wanted.words:
-            name = value.name if isinstance(value, (SettingCall, syntax.Name)) else ""
-            one_of = "one of " + ", ".join(f"`{word}`" for word in wanted.words)
-            yield bad_setting(value.span, setting.name, one_of, name, list(wanted.words))
+            yield _unknown_word(setting, wanted)
             return
         word = wanted.words[value.name]
         arguments = value.args if isinstance(value, SettingCall) else ()
@@ -183,7 +194,9 @@ class _SettingChecker:
             return
         for argument in arguments:
             if not argument.name:
-                yield bad_setting(argument.span, value.name, "arguments with names")
+                names = ", ".join(f"{each} = ..." for each in word.settings)
+                hint = f"write `{value.name}({names})`" if names else f"write `{value.name}`"
+                yield bad_setting(argument.span, value.name, "arguments with names", help=hint)
         named = tuple(argument for argument in arguments if argument.name)
         yield from self.check_all(f"`{value.name}`", named, word.settings)
 
@@ -192,15 +205,38 @@ class _SettingChecker:
     ) -> Iterator[Diagnostic]:
         peer = arguments[0].value if len(arguments) == 1 and not arguments[0].name else None
         if not isinstance(peer, syntax.Name):
-            yield bad_setting(setting.value.span, setting.name, "the name of a pool: `peer(POOL)`")
+            others = [each for each in self.symbols.pools if each != pool]
+            hint = f"write `{setting.name} = peer({others[0] if others else 'POOL'})`"
+            wanted = "`peer` with the name of a pool"
+            yield bad_setting(setting.value.span, setting.name, wanted, help=hint)
         elif peer.name == pool:
             yield bad_setting(peer.span, setting.name, "another pool than its own")
         elif peer.name not in self.symbols.unread and peer.name not in self.symbols.pools:
             yield unknown_name(peer.span, peer.name, "pool", self.symbols.pools)
 
 
+def _unknown_word(setting: Setting, wanted: Choice) -> Diagnostic:
+    """With the word that was meant: misspelled, in quotes, or another system's."""
+    value = setting.value
+    match value:
+        case SettingCall() | syntax.Name():
+            word, written = value.name, value.name
+        case syntax.Text():
+            word, written = value.value, f'"{value.value}"'
+        case syntax.Boolean():
+            word = written = "true" if value.value else "false"
+        case _:
+            word = written = ""
+    one_of = "one of " + ", ".join(f"`{each}`" for each in wanted.words)
+    known = synonyms.SETTING_WORDS.get(word.lower(), "")
+    meant = known if known in wanted.words else nearest(word, wanted.words) if word else None
+    return bad_setting(value.span, setting.name, one_of, written, meant or "")
+
+
 def _range_of(wanted: Constant) -> str:
     number = "a whole number" if wanted.whole else "a value"
+    ends = wanted.low, wanted.high
+    low, high = (f"{100 * end:g}%" if wanted.type == RATIO else f"{end:g}" for end in ends)
     if wanted.high == float("inf"):
-        return f"{number} of at least {wanted.low:g}"
-    return f"{number} from {wanted.low:g} to {wanted.high:g}"
+        return f"{number} of at least {low}"
+    return f"{number} from {low} to {high}"

@@ -16,7 +16,7 @@ from mserve.dsl.rules.units import not_available_here
 from mserve.dsl.symbols import Symbols
 from mserve.dsl.syntax import Expr
 from mserve.dsl.traversal import evaluated_in_tests, parts, step_expressions
-from mserve.dsl.unparse import shown
+from mserve.dsl.unparse import expression, shown
 
 
 def check_stages(strategy: syntax.Strategy, symbols: Symbols, order: Order) -> Iterator[Diagnostic]:
@@ -143,11 +143,14 @@ class _Stages:
             builtin = builtin_of(part)
             if builtin is None or builtin.stage is not Stage.DISPATCH or (whole and part is expr):
                 continue
+            if isinstance(part, syntax.Call) and len(part.args) != len(builtin.takes):
+                continue  # reported as a call with too few or too many arguments
             yield not_available_here(
                 part.span,
                 f"`{builtin.name}`",
-                "leaves traces, so it stands as a whole `let` or right after `on`, `from` or `to`",
-                help="give it a name: `let w = ...`",
+                "picks anew each time, so it stands alone: as a whole `let`, or behind `on`, "
+                "`from` or `to`",
+                help=f"give it a name: `let picked = {expression(part)}`",
             )
 
     def _check_position(self, expr: Expr) -> Iterator[Diagnostic]:

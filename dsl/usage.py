@@ -10,11 +10,14 @@ from mserve.dsl import syntax
 from mserve.dsl.diagnostics import Diagnostic
 from mserve.dsl.inference import Inference
 from mserve.dsl.references import references
-from mserve.dsl.rules.naming import unused_binding, unused_param, unused_pool
+from mserve.dsl.rules.naming import unused_binding, unused_param, unused_pool, unused_variable
+from mserve.dsl.settings import POOL, Choice
 from mserve.dsl.symbols import Symbols
 from mserve.dsl.syntax import Expr
-from mserve.dsl.traversal import evaluated_in_tests, setting_values, step_expressions
-from mserve.dsl.types import UNKNOWN
+from mserve.dsl.traversal import evaluated_in_tests, setting_values, step_expressions, walk
+from mserve.dsl.types import Kind
+
+_CHOICES = frozenset(["argmin", "argmax", "two_choices"])
 
 
 def check_usage(
@@ -36,6 +39,17 @@ def check_usage(
     yield from _check_pools(strategy, inference)
 
 
+def check_variables(strategy: syntax.Strategy) -> Iterator[Diagnostic]:
+    """Choices whose value is the same for all workers."""
+    for expr in _uses(strategy):
+        for fold in walk(expr):
+            if not isinstance(fold, syntax.Fold) or fold.op not in _CHOICES:
+                continue
+            named = {part.name for part in walk(fold.value) if isinstance(part, syntax.Name)}
+            if fold.variable not in named:
+                yield unused_variable(fold.variable_span, fold.variable, fold.value.span)
+
+
 def _uses(strategy: syntax.Strategy) -> Iterator[Expr]:
     yield from (let.value for let in strategy.lets)
     yield from (definition.value for definition in strategy.defs)
@@ -48,7 +62,8 @@ def _uses(strategy: syntax.Strategy) -> Iterator[Expr]:
         yield from (param.default, param.low, param.high)
     for setting in _settings(strategy):
         assert not isinstance(setting.value, syntax.SettingCall), "setting_values gives leaves"
-        yield setting.value
+        if not isinstance(POOL.get(setting.name), Choice):  # `queue = fcfs` names no binding
+            yield setting.value
     for test in strategy.tests:
         yield from evaluated_in_tests(test)
 
@@ -66,7 +81,7 @@ def _settings(strategy: syntax.Strategy) -> Iterator[syntax.Setting]:
 
 def _check_pools(strategy: syntax.Strategy, inference: Inference) -> Iterator[Diagnostic]:
     workers = [inference.type_of(step.worker) for route in strategy.routes for step in route.steps]
-    if UNKNOWN in workers:
+    if any(worker.kind is not Kind.WORKER for worker in workers):
         return  # a mistake that is reported already; any pool may have been meant
     used = {pool for worker in workers for pool in worker.pools} | set(_peers(strategy))
     for pool in strategy.pools:

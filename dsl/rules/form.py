@@ -51,10 +51,17 @@ def chained_comparison(
     spelled = " and ".join(text[pair.start : pair.end] for pair in pairs)
     whole = Span(operands[0].start, operands[-1].end)
     labels = (Label(operators[1], "compares the result of a comparison"), Label(operators[0]))
+    last = text[operands[-1].start : operands[-1].end]
+    if last.lower() in ("true", "false"):
+        spelled = spelled.rpartition(" and ")[0]
+        spelled = spelled if last.lower() == "true" else f"not {spelled}"
+    hint = f"compare in pairs: `{' '.join(spelled.split())}`"
+    if last.lower() in ("true", "false"):
+        hint = f"a condition is no number: write `{' '.join(spelled.split())}`"
     return Diagnostic(
         "chained-comparison",
         "comparisons do not chain",
         labels,
-        help=f"compare in pairs: `{' '.join(spelled.split())}`",
+        help=hint,
         fix=(Edit(whole, spelled),),
     )

@@ -7,14 +7,22 @@ from mserve.dsl.habits import Habit
 from mserve.dsl.suggestion import nearest
 from mserve.dsl.syntax import Span
 
+_MAX_LISTED = 8
+
 
 def unknown_name(
-    span: Span, name: str, kind: str, known: Iterable[str], habit: Habit | None = None
+    span: Span,
+    name: str,
+    kind: str,
+    known: Iterable[str],
+    habit: Habit | None = None,
+    listed: Iterable[str] = (),
 ) -> Diagnostic:
     """A name refers to nothing.
 
     What it does: reports names that are neither declared in the file nor built in. Declarations may
     stand in any order; routes have a namespace of their own (`ttft(ROUTE)`, `expect route ROUTE`).
+    Inside `for w in POOL` a worker is named `w`, and nowhere else.
 
     Why it is wrong: there is nothing to evaluate.
 
@@ -33,8 +41,22 @@ def unknown_name(
         "unknown-name",
         f"there is no {kind} `{name}`",
         (Label(span, f"did you mean `{meant}`?" if meant else ""),),
+        "" if meant else _listed(list(listed)),
         fix=(Edit(span, meant),) if meant else (),
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(f"`{name}`" for name in names[:_MAX_LISTED])
+    more = ", ..." if len(names) > _MAX_LISTED else ""
+    return f"there are {shown}{more}" if names else ""
+
+
+def unknown_variable(span: Span, name: str, variable: str, introduced: Span) -> Diagnostic:
+    """An `unknown-name` where the variable of the comprehension around it was meant."""
+    labels = Label(span, f"did you mean `{variable}`?"), Label(introduced, "names each worker")
+    message = f"there is no worker `{name}` in this comprehension"
+    return Diagnostic("unknown-name", message, labels, fix=(Edit(span, variable),))
 
 
 def _brought_along(span: Span, habit: Habit) -> Diagnostic:
@@ -64,9 +86,11 @@ def duplicate_name(
     """
     if first is None:
         message = f"`{name}` is built into the language"
-        return Diagnostic("duplicate-name", message, (Label(span, f"cannot be {kind}"),))
+        hint = f"choose another name, such as `my_{name}`"
+        return Diagnostic("duplicate-name", message, (Label(span, f"cannot be {kind}"),), hint)
     labels = (Label(span, f"{kind} of the same name"), Label(first, first_kind))
-    return Diagnostic("duplicate-name", f"there are two of the name `{name}`", labels)
+    hint = "leave one of them out" if kind == "a value" else "rename one of them"
+    return Diagnostic("duplicate-name", f"there are two of the name `{name}`", labels, hint)
 
 
 def comprehension_variable_shadows(
@@ -93,10 +117,11 @@ def comprehension_variable_shadows(
     if hidden is not None:
         labels.append(Label(hidden, hidden_kind))
     message = f"the variable `{name}` hides {hidden_kind} of the same name"
-    return Diagnostic("comprehension-variable-shadows", message, tuple(labels))
+    hint = f"choose another variable: `for {'v' if name == 'w' else 'w'} in ...`"
+    return Diagnostic("comprehension-variable-shadows", message, tuple(labels), hint)
 
 
-def recursive_definition(cycle: Sequence[tuple[str, Span]]) -> Diagnostic:
+def recursive_definition(cycle: Sequence[tuple[str, Span]], variable: str = "") -> Diagnostic:
     """A binding, definition or route depends on itself.
 
     What it does: reports cycles through `let`, `def` and `ttft(ROUTE)` (which looks at the workers
@@ -120,16 +145,20 @@ def recursive_definition(cycle: Sequence[tuple[str, Span]]) -> Diagnostic:
         Label(span, "depends on itself" if len(cycle) == 1 else f"needs `{after}`")
         for (_, span), after in zip(cycle, [*names[1:], names[0]], strict=True)
     )
-    return Diagnostic("recursive-definition", f"{path} goes round in circles", labels)
+    hint = "let one of them do without the other" if len(cycle) > 1 else ""
+    if variable:
+        hint = f"each worker of the comprehension is named `{variable}`, not `{names[0]}`"
+    return Diagnostic("recursive-definition", f"{path} goes round in circles", labels, hint)
 
 
 def unused_binding(span: Span, name: str, kind: str) -> Diagnostic:
     """A `let` or `def` that nothing uses.
 
     What it does: warns of bindings and definitions that no guard, step, test or used binding
-    refers to.
+    refers to, and of `argmin`, `argmax` and `two_choices` that do not look at their variable.
 
-    Why it is wrong: it is never evaluated, so most likely something else was meant to use it.
+    Why it is wrong: a binding that is never evaluated was most likely meant to be used; a choice
+    among equals is no choice.
 
     Example:
 
@@ -141,7 +170,16 @@ def unused_binding(span: Span, name: str, kind: str) -> Diagnostic:
         let idle = argmin(load(w) for w in decode)
         route only { generate on idle }
     """
-    return _unused("unused-binding", span, f"{kind} `{name}` is never used")
+    hint = "use it in a guard or a step, or leave it out"
+    return _unused("unused-binding", span, f"{kind} `{name}` is never used", hint)
+
+
+def unused_variable(span: Span, name: str, value: Span) -> Diagnostic:
+    """An `unused-binding` of a choice whose value is the same for all workers."""
+    labels = Label(value, "the same for every worker"), Label(span, "names each worker")
+    message = f"this choice does not look at `{name}`"
+    hint = f"observe each worker: `load({name})`"
+    return Diagnostic("unused-binding", message, labels, hint, Severity.WARNING)
 
 
 def unused_param(span: Span, name: str) -> Diagnostic:
@@ -161,7 +199,8 @@ def unused_param(span: Span, name: str) -> Diagnostic:
         param tail = 10% in 0%..90%
         route only { compute prompt[:100% - tail] on p  generate on d }
     """
-    return _unused("unused-param", span, f"param `{name}` is never read")
+    hint = "read it in a guard, a step or a `let`, or leave it out"
+    return _unused("unused-param", span, f"param `{name}` is never read", hint)
 
 
 def unused_pool(span: Span, name: str) -> Diagnostic:
@@ -183,8 +222,9 @@ def unused_pool(span: Span, name: str) -> Diagnostic:
         pool decode
         route only { generate on next(decode) }
     """
-    return _unused("unused-pool", span, f"no step can run on a worker of pool `{name}`")
+    hint = f"place a step on one, as in `generate on next({name})`, or leave the pool out"
+    return _unused("unused-pool", span, f"no step can run on a worker of pool `{name}`", hint)
 
 
-def _unused(rule: str, span: Span, message: str) -> Diagnostic:
-    return Diagnostic(rule, message, (Label(span),), severity=Severity.WARNING)
+def _unused(rule: str, span: Span, message: str, hint: str) -> Diagnostic:
+    return Diagnostic(rule, message, (Label(span),), hint, severity=Severity.WARNING)

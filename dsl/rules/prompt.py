@@ -6,7 +6,9 @@ from mserve.dsl.diagnostics import Diagnostic, Label, Severity
 from mserve.dsl.syntax import Span
 
 
-def gap_in_prompt(span: Span, begins: str, above: tuple[Span, str] | None) -> Diagnostic:
+def gap_in_prompt(
+    span: Span, begins: str, above: tuple[Span, str] | None, help: str = ""
+) -> Diagnostic:
     """A range begins where nothing ended.
 
     What it does: reports a range that begins neither at 0 nor, by the same expression, where an
@@ -27,9 +29,7 @@ def gap_in_prompt(span: Span, begins: str, above: tuple[Span, str] | None) -> Di
     """
     if above is None:
         message = f"nothing is said about the prompt before {begins}"
-        return Diagnostic(
-            "gap-in-prompt", message, (Label(span, "begins here"),), help="begin at 0: `prompt[:b]`"
-        )
+        return Diagnostic("gap-in-prompt", message, (Label(span, "begins here"),), help)
     labels = Label(span, "begins here"), Label(above[0], "the range above ends here")
     message = f"nothing is said about the prompt between {above[1]} and {begins}"
     return Diagnostic(
@@ -60,8 +60,13 @@ def overlap_in_prompt(span: Span, begins: str, above: tuple[Span, str]) -> Diagn
         "overlap-in-prompt",
         f"the prompt between {begins} and {above[1]} is placed twice",
         labels,
-        help="go on where the range above ends: write `rest`",
+        help=_END_FIRST
+        if above[1] == "the end"
+        else "go on where the range above ends: write `rest`",
     )
+
+
+_END_FIRST = "the range above takes all that follows: give it an end, as in `prompt[:50%]`"
 
 
 def ranges_out_of_order(spans: Sequence[Span], in_order: Sequence[str]) -> Diagnostic:
@@ -97,7 +102,7 @@ def doubtful_bound(span: Span, message: str, help: str) -> Diagnostic:
     """A bound that is most likely not what was meant.
 
     What it does: warns of a bound that is below 0 or above 100% of the prompt whatever is observed,
-    and of a bare number between 0 and 1. A bound is a count of tokens or a ratio of the prompt; a
+    and of a bare number between 0 and 1, such as `0.9` or `1/3`. A bound is a count of tokens or a ratio of the prompt; a
     bare number alone is a count, and times a ratio it is a ratio.
 
     Why it is wrong: bounds are cut off at the prompt's ends, so the range would be empty, or the

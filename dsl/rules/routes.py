@@ -24,26 +24,27 @@ def missing_generate(span: Span, name: str, handoff: Span | None = None) -> Diag
         }
     """
     if handoff is None:
-        message = f"route `{name}` never says where to generate"
+        message = f"route `{name}` never says where the answer is generated"
         return Diagnostic(
             "missing-generate", message, (Label(span),), help="end it with `generate on WORKER`"
         )
     return Diagnostic(
         "missing-generate",
-        f"nobody generates after this step of route `{name}`",
-        (Label(handoff, "hands over after so many tokens"),),
-        help="add `generate on WORKER`, or leave the count out",
+        f"route `{name}` hands the answer over, and no step goes on with it",
+        (Label(handoff, "generates so many tokens and hands over"),),
+        help="add `generate on WORKER` below, or leave the count out",
     )
 
 
-def steps_after_generate(span: Span, generate: Span, message: str) -> Diagnostic:
+def steps_after_generate(span: Span, generate: Span, message: str, help: str) -> Diagnostic:
     """A step that can only come before `generate`, or a second `generate`.
 
     What it does: reports `compute` and `reuse` below a `generate`, and further `generate` steps
     (but `generate K on A` may be followed by one `generate on B`). `replicate` may stand anywhere:
     it runs in the background.
 
-    Why it is wrong: once generation runs, the whole prompt has been computed.
+    Why it is wrong: once generation runs, the whole prompt has been computed, and an answer that
+    is generated to its end on A has nothing left for B.
 
     Example:
 
@@ -56,10 +57,10 @@ def steps_after_generate(span: Span, generate: Span, message: str) -> Diagnostic
         generate on d
     """
     labels = Label(span), Label(generate, "generation begins here")
-    return Diagnostic("steps-after-generate", message, labels)
+    return Diagnostic("steps-after-generate", message, labels, help)
 
 
-def no_fallback_route(span: Span, name: str | None) -> Diagnostic:
+def no_fallback_route(span: Span, name: str | None, pool: str = "POOL") -> Diagnostic:
     """The last route has a guard, or there is no route.
 
     What it does: demands that the last route has no `when`.
@@ -76,14 +77,15 @@ def no_fallback_route(span: Span, name: str | None) -> Diagnostic:
         route long { generate on next(workers) }
     """
     if name is None:
-        message, hint = "the strategy has no route", "add `route all { generate on WORKER }`"
+        message = "the strategy has no route"
+        hint = f"add one: `route all {{ generate on next({pool}) }}`"
     else:
         message = f"no route is left when the guard of `{name}` does not hold"
-        hint = "end with a route without `when`"
+        hint = f"end with a route without `when`: `route other {{ generate on next({pool}) }}`"
     return Diagnostic("no-fallback-route", message, (Label(span),), hint)
 
 
-def self_transfer(span: Span, other: Span | None, message: str) -> Diagnostic:
+def self_transfer(span: Span, other: Span | None, message: str, help: str = "") -> Diagnostic:
     """KV is moved from a worker to the same worker.
 
     What it does: reports `generate K on W` followed by `generate on W`, `replicate` to the worker
@@ -103,7 +105,7 @@ def self_transfer(span: Span, other: Span | None, message: str) -> Diagnostic:
         replicate prompt to spare
     """
     labels = [Label(span)] if other is None else [Label(span), Label(other, "the same worker")]
-    return Diagnostic("self-transfer", message, tuple(labels))
+    return Diagnostic("self-transfer", message, tuple(labels), help)
 
 
 def unreachable_route(span: Span, name: str, because: Span, guard: bool) -> Diagnostic:
@@ -130,18 +132,19 @@ def unreachable_route(span: Span, name: str, because: Span, guard: bool) -> Diag
         "unreachable-route",
         f"route `{name}` is never taken",
         (Label(span), Label(because, label)),
+        "change its condition, or leave it out" if guard else "move it above that route",
         severity=Severity.WARNING,
     )
 
 
-def constant_guard(span: Span, name: str, holds: bool) -> Diagnostic:
+def constant_guard(span: Span, name: str, holds: bool, help: str = "") -> Diagnostic:
     """A guard that always, or never, holds.
 
     What it does: evaluates guards over the ranges of literals, params and what is known of
     observations (a length is never negative, a share never above 1), and warns if all values give
     the same answer.
 
-    Why it is wrong: the decision is none.
+    Why it is wrong: it decides nothing: the route, or those below it, are never taken.
 
     Example:
 
@@ -154,10 +157,12 @@ def constant_guard(span: Span, name: str, holds: bool) -> Diagnostic:
         route short when tail > 60% { generate on d }
     """
     always = "always" if holds else "never"
+    hint = "leave the `when` out" if holds else "no request takes this route: leave it out"
     return Diagnostic(
         "constant-guard",
         f"the guard of route `{name}` {always} holds",
         (Label(span, f"is {always} true"),),
+        help or f"{hint}, or compare with another value",
         severity=Severity.WARNING,
     )
 
@@ -180,4 +185,5 @@ def too_expensive(span: Span, message: str) -> Diagnostic:
 
         def four(x) = 4 * x
     """
-    return Diagnostic("too-expensive", message, (Label(span),))
+    hint = "give a name to a part of it with `let`: that is evaluated once"
+    return Diagnostic("too-expensive", message, (Label(span),), hint)

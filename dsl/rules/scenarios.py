@@ -7,8 +7,8 @@ from mserve.dsl.syntax import Span
 def test_unknown_worker(span: Span, worker: str, size: int, declared: Span | None) -> Diagnostic:
     """A test names a worker that its cluster does not have.
 
-    What it does: compares positions with the sizes that `cluster` gives the pools (1 unless
-    listed); positions count from 0.
+    What it does: compares positions with the sizes that `cluster` gives the pools (those not
+    listed have their setting `workers`, or one); positions count from 0.
 
     Why it is wrong: what is given for the worker would be ignored, and nothing expected of it could
     ever happen.
@@ -26,19 +26,20 @@ def test_unknown_worker(span: Span, worker: str, size: int, declared: Span | Non
     labels = [Label(span)] if declared is None else [Label(span), Label(declared, "its size")]
     pool = worker.partition("[")[0]
     count = "1 worker" if size == 1 else f"{size} workers"
+    index = int(worker.partition("[")[2].rstrip("]"))
     return Diagnostic(
         "test-unknown-worker",
         f"there is no `{worker}`: pool `{pool}` has {count} in this test",
         tuple(labels),
-        help=f"say how many there are: `cluster {pool} = ...`",
+        help=f"positions count from 0; for more workers write `cluster {pool} = {index + 1}`",
     )
 
 
-def test_inconsistent_given(span: Span, message: str, other: Span | None) -> Diagnostic:
+def test_inconsistent_given(span: Span, message: str, other: Span | None, help: str) -> Diagnostic:
     """A test gives values that cannot be.
 
     What it does: reports a value that is given twice, a negative length or time, a share above 1,
-    and a cached prefix longer than the prompt.
+    and a cached prefix longer than the prompt (1000 tokens where its length is not given).
 
     Why it is wrong: the test would show what happens in a situation that never arises.
 
@@ -50,5 +51,5 @@ def test_inconsistent_given(span: Span, message: str, other: Span | None) -> Dia
 
         given tokens(prompt) = 4000, cached(workers[0]) = 3000
     """
-    labels = [Label(span)] if other is None else [Label(span), Label(other)]
-    return Diagnostic("test-inconsistent-given", message, tuple(labels))
+    labels = [Label(span)] if other is None else [Label(span), Label(other, "given here")]
+    return Diagnostic("test-inconsistent-given", message, tuple(labels), help)

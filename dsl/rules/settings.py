@@ -7,7 +7,9 @@ from mserve.dsl.suggestion import nearest
 from mserve.dsl.syntax import Span
 
 
-def unknown_setting(span: Span, name: str, owner: str, known: Iterable[str]) -> Diagnostic:
+def unknown_setting(
+    span: Span, name: str, owner: str, known: Iterable[str], synonym: str = ""
+) -> Diagnostic:
     """A setting that does not exist.
 
     What it does: reports settings of pools, of `slo`, of `limits` and of variants such as
@@ -24,19 +26,19 @@ def unknown_setting(span: Span, name: str, owner: str, known: Iterable[str]) -> 
         pool decode { batch = continuous(tokens = 8192) }
     """
     known = list(known)
-    meant = nearest(name, known)
+    meant = synonym if synonym in known else nearest(name, known)
     listed = ", ".join(f"`{each}`" for each in known)
     return Diagnostic(
         "unknown-setting",
         f"{owner} has no setting `{name}`",
         (Label(span, f"did you mean `{meant}`?" if meant else ""),),
-        help=f"known settings: {listed}" if known else "it takes none",
+        help=f"known settings: {listed}" if known else f"write {owner} alone",
         fix=(Edit(span, meant),) if meant else (),
     )
 
 
 def bad_setting(
-    span: Span, name: str, wanted: str, word: str = "", words: Iterable[str] = ()
+    span: Span, name: str, wanted: str, written: str = "", meant: str = "", help: str = ""
 ) -> Diagnostic:
     """A setting with a value it cannot have.
 
@@ -52,12 +54,12 @@ def bad_setting(
 
         pool decode { workers = 2  queue = fcfs }
     """
-    meant = nearest(word, words) if word else None
     return Diagnostic(
         "bad-setting",
         f"`{name}` takes {wanted}",
         (Label(span, f"did you mean `{meant}`?" if meant else ""),),
-        fix=(Edit(Span(span.start, span.start + len(word)), meant),) if meant else (),
+        help,
+        fix=(Edit(Span(span.start, span.start + len(written)), meant),) if meant else (),
     )
 
 

@@ -85,7 +85,7 @@ def not_available_here(span: Span, what: str, why: str, help: str = "") -> Diagn
     `random` and `two_choices` anywhere but as a whole `let` or right after `on`, `from` or `to`.
 
     Why it is wrong: settings are read before there is a request, `adapt` runs between requests,
-    positions change as workers come and go, and a choice that leaves traces must be made once.
+    positions change as workers come and go, and a choice that picks anew each time is made once.
 
     Example:
 

@@ -1,7 +1,10 @@
 """The front end's entry: what it promises whatever the rules are."""
 
+import gc
 import subprocess
 import sys
+
+import pytest
 
 from mserve.dsl.check import check_bytes, check_text
 from mserve.dsl.diagnostics import Severity
@@ -70,3 +73,26 @@ def test_checking_needs_neither_the_compiler_nor_pydantic() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert result.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("collecting", [True, False])
+def test_the_collector_is_as_it_was(collecting: bool) -> None:
+    before = gc.isenabled()
+    (gc.enable if collecting else gc.disable)()
+    try:
+        check_text("strategy broken")
+        assert gc.isenabled() is collecting
+    finally:
+        (gc.enable if before else gc.disable)()
+
+
+def test_bytes_that_are_not_utf8_are_reported_once() -> None:
+    for text in (b'strategy caf\xe9 "t"', b'strategy a "caf\xe9"', b"# caf\xe9"):
+        found = check_bytes(text).diagnostics
+        assert sum("UTF-8" in each.message for each in found) == 1
+
+
+def test_an_empty_file_is_shown_a_strategy() -> None:
+    (found,) = check_text("# nothing yet\n").diagnostics
+    shown = found.help.partition("`")[2].rstrip("`")
+    assert check_text(shown).diagnostics == ()

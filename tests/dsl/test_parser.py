@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from mserve.dsl import syntax
-from mserve.dsl.broken_examples import MISTAKES, Mistake
+from mserve.dsl.broken_examples import MISTAKES
+from mserve.dsl.broken_examples.mistake import Mistake
 from mserve.dsl.literals import SUFFIXES
 from mserve.dsl.mistakes import stop_of
 from mserve.dsl.parser import MAX_NESTING, parse
