@@ -9,15 +9,17 @@ import sys
 from collections.abc import Sequence
 
 from mserve import __version__
-from mserve.runtime.cli import cluster, completion, language, serving
+from mserve.runtime.cli import cluster, completion, editor, language, serving
 
 DESCRIPTION = """\
 mserve serves language models by a strategy that you write down in a .mserve file.
 """
 EPILOG = """\
 start here:
-  mserve check my.mserve          find every mistake in a strategy
+  mserve check my.mserve          find every mistake in a strategy; --fix mends the simple ones
+  mserve explain RULE             why something is a mistake
   mserve plan balanced            see what it does with a request
+  mserve test balanced            run the tests that stand in it
   mserve serve balanced           serve the small model that ships, OpenAI-compatible
 
 FILE is a path, or the name of a shipped strategy, as "balanced".
@@ -55,4 +57,5 @@ def _parser() -> argparse.ArgumentParser:
     serving.add_commands(commands)
     completion.add_commands(commands, parser)
     cluster.add_commands(commands)
+    editor.add_commands(commands)
     return parser

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 MAX_LINES = 500
 # What a check and a decision must not wait for, nor a laptop have to install.
-HEAVY = {"torch", "redis", "ucxx", "starlette", "uvicorn", "flashinfer", "transformers"}
+HEAVY = {"torch", "redis", "ucxx", "starlette", "uvicorn", "flashinfer", "transformers", "pygls"}
 
 
 def tracked(*patterns: str) -> list[Path]:
