@@ -1,15 +1,16 @@
-"""Server-sent events of the OpenAI API, rendered: what a streamed answer is made of on the wire.
+"""Answers of the OpenAI API, rendered: the events that a streamed one is made of, and whole ones.
 
-Workers render the text and its end (payloads of TOKENS frames, relayed unread); the router adds
-usage and `[DONE]`.
+Workers render the text and its end (payloads of TOKENS frames, relayed unread); who answers the
+client adds usage and `[DONE]`.
 Pure functions of values, a microsecond each. Knows no HTTP and no request.
 """
 
 import re
+from typing import Any
 
 import msgspec
 
-from mserve.runtime.messages import Render
+from mserve.runtime.messages import Finish, Render
 
 _json = msgspec.json.Encoder().encode
 
@@ -77,3 +78,45 @@ def end_reason(payload: bytes) -> str | None:
     at = payload.rfind(_REASON_KEY)
     match = _REASON.match(payload, at + len(_REASON_KEY)) if at >= 0 else None
     return match[1].decode() if match else None
+
+
+def usage(finish: Finish) -> dict[str, Any]:
+    """`cached_tokens` are those that no engine had to compute for this request."""
+    return {
+        "prompt_tokens": finish.prompt_tokens,
+        "completion_tokens": finish.completion_tokens,
+        "total_tokens": finish.prompt_tokens + finish.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": finish.cached_tokens},
+    }
+
+
+def whole_answer(render: Render, text: str, finish: Finish, *, chat: bool) -> bytes:
+    """The body of a request that does not stream."""
+    choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": finish.reason}
+    if chat:
+        choice["message"] = {"role": "assistant", "content": text, "refusal": None}
+    else:
+        choice["text"] = text
+    return _json(
+        {
+            "id": render.id,
+            "object": "chat.completion" if chat else "text_completion",
+            "created": render.created,
+            "model": render.model,
+            "choices": [choice],
+            "usage": usage(finish),
+        }
+    )
+
+
+def usage_event(render: Render, finish: Finish) -> bytes:
+    """The last event of a stream that asked for its usage."""
+    body: dict[str, Any] = {
+        "id": render.id,
+        "object": "chat.completion.chunk" if render.kind == "chat" else "text_completion",
+        "created": render.created,
+        "model": render.model,
+        "choices": [],
+        "usage": usage(finish),
+    }
+    return b"data: " + _json(body) + b"\n\n"

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
+from ipaddress import ip_address
 from pathlib import Path
 
 from mserve.runtime.errors import ConfigError
@@ -30,6 +31,7 @@ class EngineOptions:
     max_running: int = 256
     max_sequences: int = 4096
     threads: int | None = None
+    checksum_kv: bool = False
 
     def __post_init__(self) -> None:
         positive = {
@@ -131,6 +133,14 @@ def worker_counts(texts: Sequence[str]) -> dict[str, int]:
             raise ConfigError(f"--cluster takes POOL=COUNT such as decode=2, not {text!r}.")
         counts[pool] = int(count)
     return counts
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens there."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def threads_per_worker(num_workers: int) -> int:

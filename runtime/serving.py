@@ -1,5 +1,6 @@
 """`mserve serve`: a cluster on one machine from one strategy file. Starts what is needed, in order:
-Redis (unless one is given), the workers of every pool, the router; stops everything together.
+Redis (unless one is given), the workers of every pool, the router; stops everything together. A worker
+that dies is started again.
 
 The workers are processes of their own; the router runs in this one.
 """
@@ -14,11 +15,12 @@ from dataclasses import replace
 from mserve.compiler.observe import Strategy
 from mserve.compiler.plan import PoolSpec
 from mserve.runtime.clock import LoopClock
-from mserve.runtime.cluster.launch import Child, ChildExit, Supervisor
+from mserve.runtime.cluster.launch import Child, ChildExit
 from mserve.runtime.cluster.redis_server import RedisServer
 from mserve.runtime.cluster.registry_redis import RedisRegistry
+from mserve.runtime.cluster.restart import Restarter
 from mserve.runtime.config import EngineOptions, ServeOptions, threads_per_worker
-from mserve.runtime.errors import ConfigError
+from mserve.runtime.errors import ConfigError, Unavailable
 from mserve.runtime.http_server import bind
 from mserve.runtime.router.server import RouterConfig, run_router
 
@@ -41,9 +43,13 @@ async def serve_cluster(
             redis = (await stack.enter_async_context(await RedisServer.start())).url
         registry = await RedisRegistry.open(redis, options.cluster.cluster, LoopClock())
         stack.push_async_callback(registry.close)
-        supervisor = await stack.enter_async_context(Supervisor(_report))
-        await supervisor.start(
-            [_worker(*child, redis, options, registry, supervisor) for child in children]
+
+        async def forget(exit_: ChildExit) -> None:
+            await _forget(exit_, registry)
+
+        workers = await stack.enter_async_context(Restarter(logger, on_exit=forget))
+        await workers.start(
+            [_worker(*child, redis, options, registry, workers) for child in children]
         )
         config = RouterConfig(
             strategy=strategy,
@@ -87,7 +93,7 @@ def _worker(
     redis: str,
     options: ServeOptions,
     registry: RedisRegistry,
-    supervisor: Supervisor,
+    workers: Restarter,
 ) -> Child:
     arguments = {
         "--name": name,
@@ -110,11 +116,13 @@ def _worker(
     for flag, value in arguments.items():
         if value is not None:
             argv += [flag, str(value)]
+    if engine.checksum_kv:
+        argv.append("--checksum-kv")
 
     async def has_joined() -> bool:
         """Not one of that name which an earlier run has left in a Redis elsewhere."""
         pids = {member.info.name: member.info.pid for member in await registry.members()}
-        return pids.get(name) == supervisor.pid(name)
+        return pids.get(name) == workers.pid(name)
 
     # One arena of the allocator per thread would multiply the memory of torch's buffers.
     env = {"OMP_NUM_THREADS": str(engine.threads), "MALLOC_ARENA_MAX": "2"}
@@ -122,7 +130,13 @@ def _worker(
     return Child(name, argv, env, ready=has_joined, log=log)
 
 
-def _report(exit_: ChildExit) -> None:
-    how = f"signal {-exit_.code}" if exit_.code < 0 else f"exit code {exit_.code}"
-    lines = "\n  ".join(exit_.last_lines[-10:])
-    logger.error("worker %s ended (%s); its last lines:\n  %s", exit_.name, how, lines)
+async def _forget(exit_: ChildExit, registry: RedisRegistry) -> None:
+    """Routers need not wait for the heartbeats that a dead worker misses, nor its successor for the
+    name."""
+    gone = [m.info for m in await registry.members() if m.info.pid == exit_.pid]
+    try:
+        for info in gone:
+            if info.name == exit_.name:
+                await registry.leave(info.name, info.incarnation)
+    except Unavailable as error:
+        logger.warning("worker %s is still announced: %s", exit_.name, error)

@@ -5,7 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mserve.runtime.cli import authoring, cluster
-from mserve.runtime.cli.strategies import TEXT_FORMATS, Commands, checked, compiled, rendered
+from mserve.runtime.cli.strategies import (
+    TEXT_FORMATS,
+    Commands,
+    checked,
+    compiled,
+    compiled_text,
+    rendered,
+)
 
 if TYPE_CHECKING:
     from mserve.compiler.reports import FileReport
@@ -34,8 +41,13 @@ def _add_check(commands: Commands) -> None:
 
 
 def _add_plan(commands: Commands) -> None:
-    parser = commands.add_parser("plan", help="show what a strategy does with a request")
-    parser.add_argument("file", metavar="FILE")
+    parser = commands.add_parser(
+        "plan",
+        help="show what a strategy does with a request",
+        description="Without a situation, show the plan of every route over symbols. With one "
+        "(--given, --cluster, --set), show the decision, its plan, and when its steps would run.",
+    )
+    parser.add_argument("file", metavar="FILE", help="a file, or the name of a shipped strategy")
     parser.add_argument(
         "--given",
         action="append",
@@ -44,20 +56,43 @@ def _add_plan(commands: Commands) -> None:
         help="fix an observation, as in a strategy's tests: 'tokens(prompt) = 4000'",
     )
     parser.add_argument(
-        "--cluster", action="append", default=[], metavar="POOL=COUNT", help="workers of a pool"
+        "--cluster",
+        action="append",
+        default=[],
+        metavar="POOL=COUNT",
+        help="workers of a pool (else what its setting `workers` says, or one)",
     )
-    parser.add_argument("--set", action="append", default=[], metavar="PARAM=VALUE")
-    parser.add_argument("--after", default="", metavar="PASS", help="what this pass leaves")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="PARAM=VALUE",
+        help="change a param, within its range: tail=20%%",
+    )
+    parser.add_argument(
+        "--after", default="", metavar="PASS", help="what this pass of the compiler leaves"
+    )
     parser.add_argument("--format", choices=PLAN_FORMATS, default="text")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="write to a file")
     parser.set_defaults(run=_plan)
 
 
 def _add_test(commands: Commands) -> None:
-    parser = commands.add_parser("test", help="run the tests that stand in strategy files")
-    parser.add_argument("files", nargs="+", metavar="FILE")
+    parser = commands.add_parser(
+        "test",
+        help="run the tests that stand in strategy files",
+        description="Run the tests that stand in strategy files, without a model or workers.",
+    )
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE", help="a file, or the name of a shipped strategy"
+    )
     parser.add_argument("--coverage", action="store_true", help="fail for routes no test reaches")
-    parser.add_argument("--format", choices=("text", "json", "junit"), default="text")
+    parser.add_argument(
+        "--format",
+        choices=("text", "json", "junit"),
+        default="text",
+        help="junit is for CI systems",
+    )
     parser.set_defaults(run=_test)
 
 
@@ -113,11 +148,12 @@ def _test(arguments: argparse.Namespace) -> int:
 
 
 def _report(name: str, *, coverage: bool) -> "FileReport":
-    """A file with errors has told them on stderr."""
+    """A file with errors tells them on stderr, too, in full."""
     from mserve.compiler.reports import FileReport, report_of
 
-    strategy = compiled(name)
-    path = name if Path(name).is_file() else f"{name}.mserve"
+    result = checked(name)
+    strategy = compiled_text(name, result)
     if strategy is None:
-        return FileReport(path, None, errors=("it has errors: see `mserve check`",))
-    return report_of(path, strategy, coverage=coverage)
+        errors = rendered([result], "concise").splitlines()
+        return FileReport(result.source.path, None, errors=tuple(errors))
+    return report_of(result.source.path, strategy, coverage=coverage)

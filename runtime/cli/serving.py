@@ -107,6 +107,9 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max-running", type=int, default=256, metavar="REQUESTS")
     group.add_argument("--max-sequences", type=int, default=4096, metavar="REQUESTS")
     group.add_argument("--threads", type=int, help="of torch (default: cores / workers)")
+    group.add_argument(
+        "--checksum-kv", action="store_true", help="send a checksum with all KV that moves"
+    )
 
 
 def _add_log_level(parser: argparse.ArgumentParser) -> None:
@@ -220,6 +223,7 @@ def _engine_options(arguments: argparse.Namespace) -> "EngineOptions":
         max_running=arguments.max_running,
         max_sequences=arguments.max_sequences,
         threads=arguments.threads,
+        checksum_kv=arguments.checksum_kv,
     )
 
 

@@ -51,11 +51,15 @@ def checked(name: str) -> "Checked":
 
 def compiled(name: str) -> "CompiledStrategy | None":
     """The compiled strategy, or None after its errors have been printed."""
+    return compiled_text(name, checked(name))
+
+
+def compiled_text(name: str, result: "Checked") -> "CompiledStrategy | None":
+    """`compiled` for a text that has been checked."""
     from mserve.compiler.pipeline import compile_strategy
     from mserve.compiler.scope import CompileError
     from mserve.runtime.errors import ConfigError
 
-    result = checked(name)
     print(rendered([result], "full"), end="", file=sys.stderr)
     if result.strategy is None:
         return None

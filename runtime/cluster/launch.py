@@ -43,6 +43,7 @@ class ChildExit:
     """A child that ended while serving. A negative `code` is the signal that killed it."""
 
     name: str
+    pid: int
     code: int
     last_lines: Sequence[str]
 
@@ -106,7 +107,8 @@ class Supervisor:
             return
         del self._running[name]
         if self._on_exit is not None:
-            self._on_exit(ChildExit(name, running.exited.result(), running.output.lines()))
+            code, lines = running.exited.result(), running.output.lines()
+            self._on_exit(ChildExit(name, running.process.pid, code, lines))
 
 
 class _Running:

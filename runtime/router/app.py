@@ -97,6 +97,7 @@ def create_router(
     executor = Executor(
         Placement(strategy, fleet, index, reservations, history),
         strategy.limits,
+        [pool.name for pool in strategy.pools],
         fleet,
         client,
         reservations,

@@ -14,7 +14,7 @@ from typing import Literal
 from starlette.types import Receive, Scope, Send
 
 from mserve.runtime import asgi
-from mserve.runtime.chunks import DONE
+from mserve.runtime.chunks import DONE, usage_event, whole_answer
 from mserve.runtime.clock import Clock
 from mserve.runtime.errors import EngineFailure, NotFound, RequestError
 from mserve.runtime.messages import Finish, Render, pack_tokens
@@ -62,7 +62,7 @@ class StreamedAnswer:
         if not self.has_started:
             await self._start()
         self.is_complete = True
-        end = responses.usage_event(self._render, finish) if self._include_usage else b""
+        end = usage_event(self._render, finish) if self._include_usage else b""
         await asgi.write(self._send, end + DONE, more=False)
 
     async def fail(self, error: RequestError) -> None:
@@ -99,7 +99,7 @@ class WholeAnswer:
     async def finish(self, finish: Finish) -> None:
         self.is_complete = True
         text = b"".join(self._parts).decode()
-        body = responses.whole_answer(self._render, text, finish, chat=self._chat)
+        body = whole_answer(self._render, text, finish, chat=self._chat)
         await asgi.respond(self._send, 200, body, headers=self._headers)
 
     async def fail(self, error: RequestError) -> None:

@@ -7,7 +7,7 @@ and the same stream goes on. Cancelling the task cancels every step. Knows neith
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 
 from mserve.compiler.plan import LimitsSpec, RemoteSend, StartGenerate
@@ -46,6 +46,7 @@ class Executor:
         self,
         placement: Placement,
         limits: LimitsSpec,
+        pools: Sequence[str],
         fleet: Fleet,
         client: WorkerClient,
         reservations: Reservations,
@@ -58,6 +59,7 @@ class Executor:
     ) -> None:
         self._placement = placement
         self._limits = limits
+        self._pools = pools
         self._fleet = fleet
         self._client = client
         self._reservations = reservations
@@ -125,16 +127,19 @@ class Executor:
                     answer.excluded.clear()
                     await self._fleet.changed()
         except TimeoutError:
-            raise answer.cause or self._no_route() from None
+            raise self._no_route(answer.cause) from answer.cause
         answer.sink.placed(answer.record.id, placed.decision.plan.route)
         return placed
 
-    def _no_route(self) -> Unavailable:
-        waited = f"{self._limits.timeout_s:g} s"
-        return Unavailable(
-            f"No route of the strategy was possible within {waited}: too few workers are live.",
-            retry_after_s=1.0,
-        )
+    def _no_route(self, cause: RequestError | None) -> RequestError:
+        """Why no plan was possible in time: who is missing, else what the last attempt met."""
+        missing = [f"'{pool}'" for pool in self._pools if pool not in self._fleet.snapshot.pools]
+        if cause is not None and not missing:
+            return cause
+        who = f"no live worker in pool {' and '.join(missing)}" if missing else "too few workers"
+        waited = f"within {self._limits.timeout_s:g} s"
+        detail = f"No route of the strategy was possible {waited}: there is {who}."
+        return Unavailable(f"{detail} Before: {cause}" if cause else detail, retry_after_s=1.0)
 
     async def _carry_out(self, answer: Answer, placed: Placed) -> None:
         """One attempt: the stages that make the answer, in order, then copies for later."""
@@ -283,7 +288,7 @@ class Executor:
             answer.finish = Finish(answer.ending, num_prompt, answer.num_generated, 0)
             await answer.sink.finish(answer.finish)
             return
-        if failure.is_connection:
+        if failure.is_connection or isinstance(error, Unavailable):
             self._fleet.report_lost(failure.worker)
         answer.excluded.add(culprit(placed.decision.plan, failure))
         answer.cause = error
@@ -294,7 +299,7 @@ class Executor:
         answer.record.advance(AnswerEvent.LOST)
         if answer.generated:
             answer.deadline = self._deadline()
-        log.warning("plan %s: %s; planning anew", answer.record.id, error)
+        log.warning("plan %s is made anew: %s", answer.record.id, error)
 
     def _copy(self, attempt: Attempt, stage: Stage) -> None:
         """Runs a background stage on its own: its failure is only noted."""

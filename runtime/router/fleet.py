@@ -5,6 +5,7 @@ out until it is heard from again. Knows no plans and no load.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from dataclasses import dataclass, field
 from mserve.compiler.plan import WorkerName
 from mserve.runtime.clock import Clock
 from mserve.runtime.cluster.membership import Member, Registry, WorkerInfo
+
+log = logging.getLogger(__name__)
 
 OnLost = Callable[[WorkerInfo], None]
 
@@ -97,10 +100,11 @@ class Fleet:
         await self._tick.wait()
 
     def report_lost(self, info: WorkerInfo) -> None:
-        """A connection to this incarnation broke: no plan goes there until it is heard from."""
+        """A connection to this incarnation broke, or it says that it takes no plans: none goes there
+        until it is heard from."""
         self._lost_s[info.incarnation] = self._clock.now()
         kept = [m for m in self.snapshot.members.values() if m.info.incarnation != info.incarnation]
-        self.snapshot = Snapshot.of(kept)
+        self._show(Snapshot.of(kept))
 
     @contextmanager
     def watch(self, workers: Sequence[WorkerInfo], on_lost: OnLost) -> Iterator[None]:
@@ -125,10 +129,17 @@ class Fleet:
     def _apply(self, members: list[Member]) -> None:
         now = self._clock.now()
         self._lost_s = {key: at for key, at in self._lost_s.items() if key in self._alive}
-        self.snapshot = Snapshot.of([m for m in _newest(members) if self._takes_plans(m, now)])
+        self._show(Snapshot.of([m for m in _newest(members) if self._takes_plans(m, now)]))
         self._tell_lost()
         self._tick.set()
         self._tick = asyncio.Event()
+
+    def _show(self, snapshot: Snapshot) -> None:
+        for pool in self.snapshot.pools.keys() - snapshot.pools.keys():
+            log.warning("pool '%s' has no live worker any more", pool)
+        for pool in snapshot.pools.keys() - self.snapshot.pools.keys():
+            log.info("pool '%s' has a live worker", pool)
+        self.snapshot = snapshot
 
     def _takes_plans(self, member: Member, now: float) -> bool:
         lost_s = self._lost_s.get(member.info.incarnation)

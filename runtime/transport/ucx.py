@@ -14,7 +14,7 @@ from typing import Final
 
 from mserve.runtime.errors import ConfigError
 from mserve.runtime.transport.base import MAX_HEADER_BYTES, PeerLost, Slot, TransportEvent
-from mserve.runtime.transport.ring import BufferAllocator, SlotRing, StagingSlot, anonymous_pages
+from mserve.runtime.transport.ring import BufferAllocator, SlotRing, StagingSlot, huge_pages
 from mserve.runtime.transport.ucx_connection import Connection, Pending
 from mserve.runtime.transport.ucx_endpoint import (
     DEFAULT_OPTIONS,
@@ -66,7 +66,7 @@ class UcxTransport:
         *,
         num_slots: int = 32,
         slots_per_peer: int = 8,
-        allocate: BufferAllocator = anonymous_pages,
+        allocate: BufferAllocator = huge_pages,
         options: Mapping[str, str] = DEFAULT_OPTIONS,
         clock: Callable[[], float] = time.monotonic,
         random_bytes: Callable[[int], bytes] = os.urandom,

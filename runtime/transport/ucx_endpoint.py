@@ -31,6 +31,8 @@ DEFAULT_OPTIONS: Final[Mapping[str, str]] = {
     "CMA_MEMORY_INVALIDATE": "y",
     "TCP_KEEPIDLE": "2s",
 }
+LOOPBACK_OPTIONS: Final[Mapping[str, str]] = {**DEFAULT_OPTIONS, "NET_DEVICES": "lo"}
+"""For peers on this machine only: nothing listens where another could connect."""
 CONNECT_TIMEOUT_S: Final = 5.0
 _CLOSE_PERIOD_NS: Final = 10**9
 

@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from mserve.runtime.cluster.membership import (
     HEARTBEAT_INTERVAL_S,
@@ -28,8 +29,8 @@ MAX_GREETED = 64  # a larger cluster's connections are made when they are needed
 
 
 class Announcer:
-    """`snapshot` asks the engine for everything it caches, `stats` is its latest state (None: it hangs), `greet`
-    makes it connect to other workers."""
+    """`snapshot` asks the engine for everything it caches, `stats` is its latest state (None: it is
+    silent), `greet` makes it connect to other workers."""
 
     def __init__(
         self,
@@ -48,11 +49,16 @@ class Announcer:
         self._greet = greet
         self._events: deque[BlockEvents] = deque(maxlen=MAX_BACKLOG)
         self._arrived = asyncio.Event()
+        self._stats_changed = asyncio.Event()
         self._must_resync = True  # so that blocks of an earlier incarnation are masked at once
 
     def blocks_changed(self, events: BlockEvents) -> None:
         self._events.append(events)
         self._arrived.set()
+
+    def stats_changed(self) -> None:
+        """What `stats` says is news to routers: it goes out now, not with the next heartbeat."""
+        self._stats_changed.set()
 
     async def join(self) -> None:
         """Raises what the registry raises: a worker that cannot be found must not start."""
@@ -80,19 +86,22 @@ class Announcer:
 
     async def _beat(self) -> None:
         while True:
+            self._stats_changed.clear()
             stats = self._stats()
             try:
-                if stats is None:
-                    logger.error("the engine process hangs; this worker is not announced any more")
+                if stats is None:  # a worker without an engine is none, until the engine is back
+                    await self._registry.leave(self._info.name, self._info.incarnation)
                 else:
                     await self._say_alive(stats)
             except Unavailable as error:
                 logger.warning("no heartbeat: %s", error)
-            await asyncio.sleep(HEARTBEAT_INTERVAL_S)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stats_changed.wait(), HEARTBEAT_INTERVAL_S)
 
     async def _say_alive(self, stats: WorkerStats) -> None:
         if not await self._registry.heartbeat(self._info.name, self._info.incarnation, stats):
             await self._registry.announce(self._info)
+            await self._registry.heartbeat(self._info.name, self._info.incarnation, stats)
             self._must_resync = True
             self._arrived.set()
 
@@ -104,7 +113,7 @@ class Announcer:
                 while self._events:
                     await self._publish_next()
             except (Unavailable, NoRoom) as error:
-                logger.warning("the prefix index is away: %s", error)
+                logger.warning("cached blocks are not published: %s", error)
                 self._must_resync = True
                 await asyncio.sleep(HEARTBEAT_INTERVAL_S)
                 continue

@@ -4,7 +4,8 @@ Every call is an ASGI endpoint that talks to the engine process through EngineLi
 disconnect cancels what its call started. The calls are those of LLM microserving (section 3).
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 
 import msgspec
@@ -13,16 +14,19 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from mserve.runtime import asgi
-from mserve.runtime.errors import BadRequest, NotFound, RequestError, Unavailable
+from mserve.runtime.errors import BadRequest, NotFound, RequestError
 from mserve.runtime.messages import (
     Frame,
     FrameDecoder,
     FrameKind,
     PlanCall,
+    Problem,
     decode_finish,
     decode_plan_call,
     decode_problem,
     decode_step_report,
+    encode,
+    encode_frame,
     unpack_tokens,
 )
 from mserve.runtime.worker import ipc
@@ -47,7 +51,7 @@ Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class WorkerApp:
-    """Endpoints over one engine link."""
+    """Endpoints over one engine link. `draining` is set to have the worker finish and leave."""
 
     def __init__(
         self,
@@ -55,12 +59,13 @@ class WorkerApp:
         name: str,
         identity: dict[str, object],
         make_decoder: MakeDecoder,
+        draining: asyncio.Event,
     ) -> None:
         self._link = link
         self._name = name
         self._identity = identity
         self._make_decoder = make_decoder
-        self.draining = False
+        self._draining = draining
 
     def routes(self) -> list[Route]:
         post: dict[str, Handler] = {
@@ -121,9 +126,10 @@ class WorkerApp:
                 events = [await queue.get()]
                 while not queue.empty():
                     events.append(queue.get_nowait())
-                if None in events:
-                    raise Unavailable("The worker's engine process is gone.")
                 yield b"".join([answer.frames(event) for event in events if event is not None])
+                if None in events:
+                    yield self._lost_frame(answer)
+                    return
                 if answer.stop_found:
                     self._link.send(ipc.StopGenerating(call.key))
         finally:
@@ -131,16 +137,27 @@ class WorkerApp:
             if not answer.is_done and not self._link.closed.is_set():
                 self._link.send(ipc.Cancel(call.key))
 
+    def _lost_frame(self, answer: PlanAnswer) -> bytes:
+        """The end of an answer whose engine process is gone or silent, if it has not ended."""
+        problem = Problem.of(self._link.lost())
+        return b"" if answer.is_done else encode_frame(FrameKind.PROBLEM, encode(problem))
+
     # --- single calls --------------------------------------------------------------------------
 
     async def prep_recv(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Registers a ticket under a lease; answers `{ticket, matched}`."""
         body = await self._parse(scope, receive, PrepRecvBody)
-        call = body.plan_call()
+        matched = await self.prepare(body.plan_call())
+        await asgi.respond_json(send, {"ticket": body.ticket, "matched": matched})
+
+    async def prepare(self, call: PlanCall) -> int:
+        """Has the engine take a call whose tickets a lease holds; how many tokens are cached."""
         queue = await self._link.submit(call, held=False)
         self._link.unsubscribe(call.key, queue)
-        matched = await self._link.ask_json(lambda n: ipc.Match(n, call.tokens, call.salt))
-        await asgi.respond_json(send, {"ticket": body.ticket, **matched})
+        answer = await self._link.ask_json(lambda n: ipc.Match(n, call.tokens, call.salt))
+        matched = answer["matched"]
+        assert isinstance(matched, int), "the engine counts what matches"
+        return matched
 
     async def start_generate(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Server-sent events of token deltas: `{token_ids, text}`, then `{finish_reason, usage}`."""
@@ -209,17 +226,17 @@ class WorkerApp:
     # --- the worker itself ---------------------------------------------------------------------
 
     async def drain(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Takes no new plans from now on; what runs is finished."""
-        self.draining = True
-        self._link.send(ipc.Drain())
+        """Takes no new plans from now on; what runs is finished, then the worker leaves and ends."""
+        self._draining.set()
         await asgi.respond_json(send, {"draining": True})
 
     async def health(self, scope: Scope, receive: Receive, send: Send) -> None:
-        alive = not self._link.closed.is_set()
+        alive = not self._link.closed.is_set() and not self._link.silence
         await asgi.respond_json(send, {"alive": alive}, 200 if alive else 503)
 
     async def ready(self, scope: Scope, receive: Receive, send: Send) -> None:
-        ready = not self._link.closed.is_set() and not self.draining
+        alive = not self._link.closed.is_set() and not self._link.silence
+        ready = alive and not self._draining.is_set()
         await asgi.respond_json(send, {"ready": ready, "worker": self._name}, 200 if ready else 503)
 
     async def state(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -281,7 +298,8 @@ class Endpoint:
 
 def render_stats(worker: str, stats: ipc.Stats) -> str:
     """Prometheus text of the engine's latest state."""
-    values = {**msgspec.structs.asdict(stats.stats), "dropped_messages": stats.dropped_messages}
+    values = msgspec.structs.asdict(stats)
+    values = {**msgspec.structs.asdict(values.pop("stats")), **values}
     lines = []
     for name, value in values.items():
         lines.append(f"# TYPE mserve_worker_{name} gauge")
@@ -289,5 +307,7 @@ def render_stats(worker: str, stats: ipc.Stats) -> str:
     return "\n".join(lines) + "\n"
 
 
-def create_app(worker: WorkerApp) -> Starlette:
-    return Starlette(routes=worker.routes())
+def create_app(worker: WorkerApp, others: Mapping[str, Handler]) -> Starlette:
+    """`others` are further POST endpoints, by path."""
+    further = [Route(path, Endpoint(call), methods=["POST"]) for path, call in others.items()]
+    return Starlette(routes=[*worker.routes(), *further])

@@ -1,6 +1,6 @@
 """The HTTP process's end of the socket to the engine process, as asyncio calls and per-plan queues.
 
-Starts the engine process and notices its end. Knows the messages of ipc.py, no HTTP.
+Starts the engine process and notices its end and its silence. Knows the messages of ipc.py, no HTTP.
 """
 
 import asyncio
@@ -8,6 +8,7 @@ import itertools
 import json
 import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from mserve.runtime.cluster.membership import WorkerStats
 from mserve.runtime.errors import ConfigError, Unavailable
 from mserve.runtime.messages import PlanCall
 from mserve.runtime.worker import ipc
+from mserve.runtime.worker.pulse import INTERVAL_S, Pulse
 
 logger = logging.getLogger("mserve.worker")
 
@@ -42,26 +44,29 @@ class EngineLink:
         self._ready: asyncio.Future[ipc.Ready] = asyncio.get_running_loop().create_future()
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
+        self._pulse = Pulse()
+        self._pulse_pipe: asyncio.ReadTransport | None = None
+        self._drained = asyncio.Event()
         self.closed = asyncio.Event()  # the engine process is gone
-        self._loop = asyncio.get_running_loop()
-        self._heard_s = self._loop.time()
+        self.silence = ""  # what is wrong with an engine process that does not answer
         self.stats = ipc.Stats(WorkerStats())
-
-    @property
-    def silent_s(self) -> float:
-        """Since the engine process last said how it is; it does twice a second unless it hangs."""
-        return self._loop.time() - self._heard_s
 
     async def start(self, config: ipc.EngineConfig) -> ipc.Ready:
         """Starts the engine process; raises ConfigError with its reason if it cannot serve."""
         ours, theirs = socket.socketpair()
-        with theirs:
+        pulse_end, write_end = os.pipe()
+        loop = asyncio.get_running_loop()
+        self._pulse_pipe, _ = await loop.connect_read_pipe(
+            lambda: self._pulse, os.fdopen(pulse_end, "rb", 0)
+        )
+        with theirs, os.fdopen(write_end, "wb", 0):
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
                 "mserve.runtime.worker.startup",
                 str(theirs.fileno()),
-                pass_fds=(theirs.fileno(),),
+                str(write_end),
+                pass_fds=(theirs.fileno(), write_end),
                 stdin=asyncio.subprocess.DEVNULL,
                 preexec_fn=dies_with_parent(),
                 env={**os.environ, **UCX_QUIET},
@@ -70,7 +75,44 @@ class EngineLink:
         body = msgspec.msgpack.encode(config)
         self._writer.write(len(body).to_bytes(4, "little") + body)
         self._reader_task = asyncio.create_task(self._read(reader))
-        return await self._ready
+        ready = await self._ready
+        self._pulse.expect_steps(ready.cost.prefill_time(config.max_batch_tokens))
+        return ready
+
+    async def watch(self, on_change: Callable[[], None]) -> None:
+        """Until cancelled: ends all that waits for an engine process that is silent, and calls
+        `on_change` when it falls silent and when it is heard again."""
+        while True:
+            await asyncio.sleep(INTERVAL_S)
+            wrong = self._pulse.look()
+            if wrong == self.silence:
+                continue
+            if wrong:
+                logger.error("the engine process %s; its requests go to other workers", wrong)
+            else:
+                logger.warning("the engine process answers again")
+            self.silence = wrong
+            if wrong:
+                self._interrupt()
+            on_change()
+
+    async def drained(self) -> None:
+        """Has the engine take no new plans; returns when it has none left."""
+        self.send(ipc.Drain())
+        await self._drained.wait()
+
+    async def end(self) -> str:
+        """How the engine process ended, as a sentence."""
+        assert self._process is not None, "what ends was started"
+        try:
+            code = await asyncio.wait_for(self._process.wait(), 2.0)
+        except TimeoutError:
+            return "The engine process closed its socket and goes on."
+        if code == -signal.SIGKILL:
+            return "The engine process was killed (SIGKILL): by hand, or for lack of memory."
+        if code < 0:
+            return f"The engine process was killed by {signal.Signals(-code).name}."
+        return f"The engine process ended with exit code {code}; the log above says why."
 
     async def stop(self) -> None:
         """Closes the socket, which ends the engine process, and waits for it."""
@@ -84,12 +126,14 @@ class EngineLink:
             except TimeoutError:
                 self._process.kill()
                 await self._process.wait()
+        if self._pulse_pipe is not None:
+            self._pulse_pipe.close()
 
     # --- plans ---------------------------------------------------------------------------------
 
     async def submit(self, call: PlanCall, held: bool) -> PlanEvents:
         """Starts a plan call and returns the queue of its plan's events; None in it means that the
-        engine process is gone. Close it with `unsubscribe`. Raises the engine's refusal."""
+        engine process is gone or silent. Close it with `unsubscribe`. Raises the engine's refusal."""
         queue: PlanEvents = asyncio.Queue()
         self._queues.setdefault(call.key, set()).add(queue)
         try:
@@ -107,14 +151,21 @@ class EngineLink:
         if not queues:
             self._queues.pop(key, None)
 
+    def lost(self) -> Unavailable:
+        """The error of those who wait for an engine process that is gone or silent."""
+        return Unavailable(f"The worker's engine process {self.silence or 'is gone'}.")
+
     def send(self, command: ipc.Command) -> None:
-        """Raises Unavailable when the engine process is gone."""
+        """Raises Unavailable when the engine process is gone; one that is silent finds it later."""
         if self._writer is None or self.closed.is_set():
-            raise Unavailable("The worker's engine process is gone.")
+            raise self.lost()
         self._writer.write(ipc.encode_frame([command]))
 
     async def ask(self, make: Callable[[int], ipc.Command]) -> ipc.Answer:
-        """Sends a command made with a fresh request number and waits for its answer."""
+        """Sends a command made with a fresh request number and waits for its answer. Raises
+        Unavailable when the engine process is gone or silent."""
+        if self.silence:
+            raise self.lost()
         request = next(self._requests)
         future: asyncio.Future[ipc.Answer]
         future = self._replies[request] = asyncio.get_running_loop().create_future()
@@ -153,7 +204,7 @@ class EngineLink:
             case ipc.Blocks():
                 self._on_blocks(event)
             case ipc.Stats():
-                self.stats, self._heard_s = event, self._loop.time()
+                self._note(event)
             case ipc.Reply() | ipc.Snapshot() | ipc.Accepted() | ipc.Refused():
                 future = self._replies.get(event.request)
                 if future is not None and not future.done():  # who asked may have left
@@ -163,15 +214,26 @@ class EngineLink:
             case ipc.FailedStart():
                 self._ready.set_exception(ConfigError(event.detail))
 
+    def _note(self, event: ipc.Stats) -> None:
+        self.stats = event
+        self._pulse.said_stats()
+        stats = event.stats
+        if stats.draining and not (stats.running or stats.waiting or stats.tickets):
+            self._drained.set()
+
     def _lose(self) -> None:
         self.closed.set()
         if not self._ready.done():
             self._ready.set_exception(
                 ConfigError("The engine process ended while it started; its last lines say why.")
             )
+        self._interrupt()
+
+    def _interrupt(self) -> None:
+        """Nobody waits any longer for what may never come."""
         for queues in self._queues.values():
             for queue in queues:
                 queue.put_nowait(None)
         for future in self._replies.values():
             if not future.done():
-                future.set_exception(Unavailable("The worker's engine process is gone."))
+                future.set_exception(self.lost())

@@ -32,6 +32,8 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     max_model_len: int | None = None  # None: the model's own
     threads: int = 1
     lease_s: float = 10.0
+    checksum_kv: bool = False
+    loopback_only: bool = False  # no other machine may reach the transport
 
 
 # --- HTTP process to engine --------------------------------------------------------------------
@@ -169,6 +171,7 @@ class Snapshot(Struct, frozen=True, tag="snapshot"):
 class Stats(Struct, frozen=True, tag="stats"):
     stats: WorkerStats
     dropped_messages: int = 0
+    corrupted_messages: int = 0  # KV whose checksum was wrong
 
 
 Answer = Accepted | Refused | Reply | Snapshot  # to one request of the HTTP process

@@ -157,6 +157,7 @@ class EngineProcess:
                 self._service.greet(command.peers)
             case ipc.Drain():
                 self._service.draining = True
+                self._next_stats_s = now  # who waits for the last plan's end asks the stats
             case _:
                 self._answer(command, now)
 

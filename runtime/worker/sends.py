@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from math import inf
 from typing import Protocol
 
+from xxhash import xxh3_64_intdigest
+
 from mserve.compiler.protocol import (
     CHECKS,
     SEND,
@@ -82,6 +84,8 @@ class Sends:
         transport: Transport,
         worker: str,
         fingerprint: str,
+        *,
+        checksum: bool = False,
         grant_timeout_s: float = 30.0,
         max_message_bytes: int = MAX_PAYLOAD_BYTES,
     ) -> None:
@@ -90,6 +94,7 @@ class Sends:
         self._transport = transport
         self._worker = worker
         self._fingerprint = fingerprint
+        self._makes_checksums = checksum
         self._timeout_s = grant_timeout_s
         self._piece_tokens = max(1, max_message_bytes // kv.bytes_per_token_layer)
         self._outgoing: dict[str, Outgoing] = {}
@@ -243,8 +248,9 @@ class Sends:
         if slot is None:
             return False
         self._kv.read(sequence.pages, outgoing.layer, begin, end, slot.view)
-        header = wire.encode(wire.Data(outgoing.ticket, outgoing.layer, begin, end))
-        self._transport.send(outgoing.peer, header, slot)
+        checksum = xxh3_64_intdigest(slot.view) if self._makes_checksums else None
+        data = wire.Data(outgoing.ticket, outgoing.layer, begin, end, checksum)
+        self._transport.send(outgoing.peer, wire.encode(data), slot)
         self._advance(outgoing, SendEvent.DATA)
         outgoing.sent_bytes += num_bytes
         outgoing.layer += 1

@@ -1,7 +1,7 @@
 """A worker from start to end: engine process, HTTP front, membership.
 
-Starts the engine process, announces the worker once it can serve, and leaves the cluster before it
-stops. Ends with an error when the engine process does.
+Starts the engine process, announces the worker once it can serve, finishes what runs before it leaves
+the cluster and stops. Ends with an error when the engine process does.
 """
 
 import asyncio
@@ -9,10 +9,11 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from starlette.types import ASGIApp
@@ -24,21 +25,24 @@ from mserve.runtime.cluster.membership import (
     PrefixIndex,
     Registry,
     WorkerInfo,
+    WorkerStats,
 )
 from mserve.runtime.cluster.prefix_redis import RedisPrefixIndex
 from mserve.runtime.cluster.registry_redis import RedisRegistry
-from mserve.runtime.config import ClusterOptions, EngineOptions
+from mserve.runtime.config import ClusterOptions, EngineOptions, is_loopback
 from mserve.runtime.errors import ConfigError, MserveError
 from mserve.runtime.http_server import bind, serve, url_of
+from mserve.runtime.messages import Receiver
 from mserve.runtime.tokenizer import Tokenizer
 from mserve.runtime.worker import ipc
 from mserve.runtime.worker.announcer import Announcer
 from mserve.runtime.worker.app import WorkerApp, create_app
 from mserve.runtime.worker.engine_link import EngineLink
+from mserve.runtime.worker.mlc import MlcCalls
 
 logger = logging.getLogger("mserve.worker")
 
-HANG_S = 5.0  # an engine process that is silent for this long, and a few long steps, hangs
+DRAIN_TIMEOUT_S = 30.0  # for what runs, once told to stop; after that other workers take it up
 Connect = Callable[[], Awaitable[tuple[Registry, PrefixIndex]]]
 
 
@@ -69,7 +73,11 @@ class WorkerConfig:
         values = {field.name: getattr(engine, field.name) for field in fields(engine)}
         values["threads"] = engine.threads or default_threads
         config = ipc.EngineConfig(
-            model=str(model), worker=name, incarnation=secrets.token_hex(8), **values
+            model=str(model),
+            worker=name,
+            incarnation=secrets.token_hex(8),
+            loopback_only=is_loopback(host) and not advertise,
+            **values,
         )
         return cls(name, pool, config, host, port, advertise)
 
@@ -90,25 +98,32 @@ async def run_worker(config: WorkerConfig, connect: Connect, stop: asyncio.Event
             announcer.blocks_changed(event.events)
 
     link = EngineLink(publish)
+    draining = asyncio.Event()
+
+    def stats() -> WorkerStats | None:
+        if link.silence:
+            return None
+        return msgspec.structs.replace(link.stats.stats, draining=draining.is_set())
+
     try:
         await _wait_for_name(registry, config.name)
         ready = await link.start(config.engine)
         info = _describe(config, ready, listener)
-        limit_s = HANG_S + 4 * info.cost.prefill_time(config.engine.max_batch_tokens)
         announcer = Announcer(
             info,
             registry,
             index,
             snapshot=_snapshot(link),
-            stats=lambda: link.stats.stats if link.silent_s < limit_s else None,
+            stats=stats,
             greet=lambda peers: link.send(ipc.Greet(peers)),
         )
-        app = create_app(WorkerApp(link, config.name, _identity(info), tokenizer.stream))
+        worker = WorkerApp(link, config.name, _identity(info), tokenizer.stream, draining)
         for note in ready.notes:
             logger.warning("%s", note)
         logger.info("worker %s serves at %s", config.name, info.url)
         await announcer.join()
-        await _serve(app, listener, announcer, link, stop)
+        app = create_app(worker, _mlc_calls(worker, info, tokenizer).handlers())
+        await _serve(app, listener, announcer, link, draining, stop)
     finally:
         listener.close()
         await link.stop()
@@ -134,25 +149,60 @@ async def _serve(
     listener: socket.socket,
     announcer: Announcer,
     link: EngineLink,
+    draining: asyncio.Event,
     stop: asyncio.Event,
 ) -> None:
-    """Until `stop`, the engine's end, or a failure of the server or the announcer."""
-    tasks = [
-        asyncio.ensure_future(work)
-        for work in (serve(app, listener), announcer.run(), link.closed.wait(), stop.wait())
-    ]
+    """Until the worker has been drained, the engine's end, or a failure of the server or the
+    announcer."""
+    works = (
+        serve(app, listener),
+        announcer.run(),
+        link.watch(announcer.stats_changed),
+        link.closed.wait(),
+        _drain(link, announcer, draining, stop),
+    )
+    tasks = [asyncio.ensure_future(work) for work in works]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         await announcer.leave()  # before the listener closes: routers must not come any more
         for task in done:
             task.result()
         if link.closed.is_set() and not stop.is_set():
-            raise EngineEnded("The engine process ended; the log above says why.")
+            raise EngineEnded(await link.end())
     finally:
         for task in tasks:
             task.cancel()
             with suppress(asyncio.CancelledError, MserveError):
                 await task
+
+
+async def _drain(
+    link: EngineLink, announcer: Announcer, draining: asyncio.Event, stop: asyncio.Event
+) -> None:
+    """Once the worker shall drain or stop: takes no new plans, and returns when it has none left,
+    or `DRAIN_TIMEOUT_S` after `stop`."""
+
+    async def told_to_stop() -> None:
+        await stop.wait()
+        await asyncio.sleep(DRAIN_TIMEOUT_S)
+
+    await _first(stop.wait(), draining.wait())
+    draining.set()
+    announcer.stats_changed()
+    logger.info("draining: %d plans go on", link.stats.stats.running + link.stats.stats.waiting)
+    await _first(link.drained(), told_to_stop())
+
+
+async def _first(*works: Coroutine[Any, Any, object]) -> None:
+    """Returns, or raises, when one of them does; the others are cancelled."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 def _describe(config: WorkerConfig, ready: ipc.Ready, listener: socket.socket) -> WorkerInfo:
@@ -177,6 +227,18 @@ def _identity(info: WorkerInfo) -> dict[str, object]:
     encoded = msgspec.json.decode(msgspec.json.encode(info))
     names = ("name", "pool", "incarnation", "transport_address", "page_size", "num_pages")
     return {name: encoded[name] for name in names} | {"fingerprint": info.layout.fingerprint}
+
+
+def _mlc_calls(worker: WorkerApp, info: WorkerInfo, tokenizer: Tokenizer) -> MlcCalls:
+    identity = Receiver(
+        ticket="",
+        worker=info.name,
+        incarnation=info.incarnation,
+        address=info.transport_address,
+        fingerprint=info.layout.fingerprint,
+    )
+    encode = tokenizer.encode
+    return MlcCalls(worker.prepare, worker.run_plan, encode, identity, info.max_model_len)
 
 
 def _snapshot(link: EngineLink) -> Callable[[], Awaitable[ipc.Snapshot]]:

@@ -53,6 +53,7 @@ class WorkerService:
         fingerprint: str,
         unix_s: Callable[[float], float],
         lease_s: float = 10.0,
+        checksum_kv: bool = False,
     ) -> None:
         self._engine = engine
         self._transport = transport
@@ -60,7 +61,7 @@ class WorkerService:
         self._journal = Journal(unix_s)
         self._sessions = self._journal.sessions
         self._tickets = Tickets(self, kv, transport, incarnation, fingerprint, lease_s)
-        self._sends = Sends(self, kv, transport, worker, fingerprint)
+        self._sends = Sends(self, kv, transport, worker, fingerprint, checksum=checksum_kv)
         self._sends_hooked = False
         self._num_malformed = 0
         self.draining = False
@@ -202,7 +203,8 @@ class WorkerService:
     def stats(self) -> ipc.Stats:
         tickets, draining = len(self._tickets), self.draining
         stats = replace(self._engine.stats(), tickets=tickets, draining=draining)
-        return ipc.Stats(stats, dropped_messages=self.num_dropped)
+        num_corrupted = self._tickets.num_corrupted
+        return ipc.Stats(stats, dropped_messages=self.num_dropped, corrupted_messages=num_corrupted)
 
     @property
     def num_dropped(self) -> int:

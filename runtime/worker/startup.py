@@ -1,7 +1,8 @@
-"""How an engine process begins and ends: `python -m mserve.runtime.worker.startup FD`.
+"""How an engine process begins and ends: `python -m mserve.runtime.worker.startup FD PULSE`.
 
 Builds model, transport, engine and service from the configuration that comes over the socket FD,
-says Ready or why not, and runs the loop (process.py). torch and UCX are imported here, late.
+says Ready or why not, and runs the loop (process.py); a thread says on PULSE that it lives. torch
+and UCX are imported here, late.
 """
 
 import logging
@@ -22,6 +23,7 @@ from mserve.runtime.errors import ConfigError
 from mserve.runtime.transport.base import Transport
 from mserve.runtime.worker import ipc
 from mserve.runtime.worker.process import EngineProcess
+from mserve.runtime.worker.pulse import start_pulse
 from mserve.runtime.worker.service import WorkerService
 
 logger = logging.getLogger("mserve.engine")
@@ -31,6 +33,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the HTTP process, which decides
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
     code = 1
+    start_pulse(int(sys.argv[2]))
     try:
         code = _serve(socket.socket(fileno=int(sys.argv[1])))
     except Exception:
@@ -75,6 +78,7 @@ def _build(config: ipc.EngineConfig) -> tuple[WorkerService, ModelRunner, Transp
     from mserve.runtime.engine.runner import load_runner
     from mserve.runtime.engine.weights import weights_digest
     from mserve.runtime.transport.ucx import UcxTransport, cma_warning
+    from mserve.runtime.transport.ucx_endpoint import DEFAULT_OPTIONS, LOOPBACK_OPTIONS
 
     runner = load_runner(
         config.model,
@@ -84,7 +88,7 @@ def _build(config: ipc.EngineConfig) -> tuple[WorkerService, ModelRunner, Transp
         kv_memory_bytes=config.kv_memory_bytes,
         threads=config.threads,
     )
-    transport = UcxTransport()
+    transport = UcxTransport(options=LOOPBACK_OPTIONS if config.loopback_only else DEFAULT_OPTIONS)
     cost = measure_costs(runner, time.perf_counter)
     layout = KvLayout(
         model=Path(config.model).resolve().name,
@@ -124,6 +128,7 @@ def _build(config: ipc.EngineConfig) -> tuple[WorkerService, ModelRunner, Transp
         fingerprint=layout.fingerprint,
         unix_s=lambda now: now + offset_s,
         lease_s=config.lease_s,
+        checksum_kv=config.checksum_kv,
     )
     ready = ipc.Ready(
         layout=layout,

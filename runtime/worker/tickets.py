@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Protocol
 
+from xxhash import xxh3_64_intdigest
+
 from mserve.compiler.protocol import (
     CHECKS,
     TICKET,
@@ -107,6 +109,7 @@ class Tickets:
         self._parked: OrderedDict[str, tuple[bytes, wire.Open, float]] = OrderedDict()
         self._ended: OrderedDict[str, None] = OrderedDict()
         self.num_dropped = 0  # late, foreign or repeated messages
+        self.num_corrupted = 0  # payloads that are not what their sender's checksum says
 
     def __len__(self) -> int:
         return len(self._tickets)
@@ -186,10 +189,20 @@ class Tickets:
         if ticket is None or failed is not None or len(payload) != expected:
             self.num_dropped += 1
             return
+        if message.checksum is not None and xxh3_64_intdigest(payload) != message.checksum:
+            self._reject_corrupted(ticket, peer, message, now)
+            return
         sequence = self._host.sequence(ticket.key)
         assert sequence is not None, "who takes data has a living sequence"
         self._kv.write(sequence.pages, message.layer, message.begin, message.end, payload)
         self._advance(ticket, TicketEvent.DATA, now, message)
+
+    def _reject_corrupted(self, ticket: Ticket, peer: bytes, data: wire.Data, now: float) -> None:
+        self.num_corrupted += 1
+        span = f"layer {data.layer}, tokens [{data.begin}, {data.end})"
+        error = WorkerLost(f"KV of {span} arrived with a wrong checksum.")
+        self._refuse(peer, ticket.name, error)
+        self._lose(ticket, error, now)
 
     def on_fin(self, peer: bytes, message: wire.Fin, now: float) -> None:
         ticket = self._takes(TicketEvent.FIN, message.ticket)

@@ -39,6 +39,7 @@ class Data(Struct, frozen=True, tag="data", array_like=True):
     layer: int
     begin: int
     end: int
+    checksum: int | None = None  # xxh3-64 of the payload, from a sender that makes them
 
 
 class Fin(Struct, frozen=True, tag="fin", array_like=True):

@@ -1,8 +1,14 @@
 """Slots: shares, reuse, and the stamp that tells a reused slot from the one that was sent."""
 
+import ctypes
+
 import pytest
 
-from mserve.runtime.transport.ring import SlotRing, StagingSlot
+from mserve.runtime.transport.ring import HUGE_PAGE_BYTES, SlotRing, StagingSlot, huge_pages
+
+
+def address_of(buffer: memoryview) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
 
 
 def take(ring: SlotRing, peer: bytes, num_bytes: int) -> StagingSlot:
@@ -40,6 +46,16 @@ def test_a_slot_that_serves_another_message_bears_its_number_no_more() -> None:
     new = take(ring, b"b", 100)
     assert new.number != number
     assert bytes(still_reading[50:]) == bytes(8), "gone before the new holder writes a byte"
+
+
+@pytest.mark.parametrize("num_bytes", [1, 4096, HUGE_PAGE_BYTES, 2 * HUGE_PAGE_BYTES + 8])
+def test_buffers_begin_where_a_huge_page_does_and_are_as_long_as_asked(num_bytes: int) -> None:
+    buffers = [huge_pages(num_bytes) for _ in range(3)]
+    for number, buffer in enumerate(buffers):
+        assert address_of(buffer) % HUGE_PAGE_BYTES == 0
+        buffer[:] = bytes([number]) * num_bytes
+    assert [buffer[-1] for buffer in buffers] == [0, 1, 2]
+    assert [len(buffer) for buffer in buffers] == [num_bytes] * 3
 
 
 def test_a_slot_is_given_back_once() -> None:

@@ -191,6 +191,22 @@ def test_a_killed_peer_is_lost_and_others_are_not_disturbed(
     assert time.monotonic() - closing_s < 1
 
 
+def test_the_ring_is_whole_after_many_kills(
+    start: Callable[[], OtherProcess], transport: UcxTransport, drive: Drive
+) -> None:
+    """Each dies with its whole share under way in both directions; together twice the ring."""
+    victims = [start() for _ in range(4)]
+    inbox = drive.inbox(transport)
+    for number, victim in enumerate(victims, 1):
+        transport.send(victim.address, FLOOD)
+        drive.until(lambda: inbox.headers(victim.address), transport)  # noqa: B023
+        fill(transport, victim.address)
+        victim.signal(signal.SIGKILL)
+        drive.until(lambda: len(inbox.lost) == number, transport)  # noqa: B023
+    drive.until(lambda: transport.num_slots_held == 0, transport)
+    assert has_free_slots(transport, b"one", 4)
+
+
 def test_a_frozen_peer_is_closed_without_waiting_and_hears_of_it_when_it_thaws(
     start: Callable[[], OtherProcess],
     bystander: OtherProcess,

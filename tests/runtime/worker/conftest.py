@@ -4,8 +4,10 @@ The model writes (token, position, layer) into each KV slot, so a page that hold
 its sequence's KV is noticed when it is read; its next token depends on every token before.
 """
 
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import xxhash
@@ -26,7 +28,10 @@ from mserve.runtime.messages import (
     StepReport,
     pack_tokens,
 )
-from mserve.runtime.transport.loopback import LoopbackNetwork, LoopbackTransport
+from mserve.runtime.transport.base import Transport
+from mserve.runtime.transport.loopback import LoopbackNetwork
+from mserve.runtime.transport.ucx import UcxTransport
+from mserve.runtime.transport.ucx_endpoint import LOOPBACK_OPTIONS
 from mserve.runtime.worker import ipc
 from mserve.runtime.worker.service import WorkerService
 
@@ -42,19 +47,19 @@ class HashedKv:
     num_layers = NUM_LAYERS
     bytes_per_token_layer = 8
 
-    def __init__(self) -> None:
+    def __init__(self, page_size: int = PAGE_SIZE) -> None:
+        self._page_size = page_size
         self.cells: dict[tuple[int, int, int], bytes] = {}  # layer, page, slot
 
     def read(self, pages: Pages, layer: int, begin: int, end: int, out: memoryview) -> None:
-        out[:] = b"".join(self.cells[layer, *divmod_page(pages, at)] for at in range(begin, end))
+        out[:] = b"".join(self.cells[layer, *self._place(pages, at)] for at in range(begin, end))
 
     def write(self, pages: Pages, layer: int, begin: int, end: int, data: memoryview) -> None:
         for index, at in enumerate(range(begin, end)):
-            self.cells[layer, *divmod_page(pages, at)] = bytes(data[8 * index : 8 * index + 8])
+            self.cells[layer, *self._place(pages, at)] = bytes(data[8 * index : 8 * index + 8])
 
-
-def divmod_page(pages: Pages, position: int) -> tuple[int, int]:
-    return pages[position // PAGE_SIZE], position % PAGE_SIZE
+    def _place(self, pages: Pages, position: int) -> tuple[int, int]:
+        return pages[position // self._page_size], position % self._page_size
 
 
 def cell(token: int, position: int) -> bytes:
@@ -98,7 +103,7 @@ def reference(prompt: Iterable[int], num_tokens: int) -> list[int]:
 @dataclass
 class Worker:
     name: str
-    transport: LoopbackTransport
+    transport: Any  # of the network that the cluster was made with
     engine: Engine
     service: WorkerService
     model: HashedModel
@@ -131,19 +136,28 @@ class Worker:
 
 
 class Cluster:
-    """Workers driven in turn, one step each, on a clock that the test moves."""
+    """Workers driven in turn, one step each, on a clock that the test moves. `join` makes their
+    transports, on the loopback unless one is given."""
 
-    def __init__(self) -> None:
+    def __init__(self, join: Callable[[], Transport] | None = None) -> None:
         self.network = LoopbackNetwork()
+        self._join = join or self.network.join
         self.workers: dict[str, Worker] = {}
         self.now = 100.0
 
-    def add(self, name: str, *, num_pages: int = 256, fingerprint: str = "layout") -> Worker:
-        transport = self.network.join()
+    def add(
+        self,
+        name: str,
+        *,
+        num_pages: int = 256,
+        page_size: int = PAGE_SIZE,
+        fingerprint: str = "layout",
+    ) -> Worker:
+        transport = self._join()
         engine = Engine(
-            EngineConfig(num_pages=num_pages, page_size=PAGE_SIZE, chunk_tokens=24, vocab_size=None)
+            EngineConfig(num_pages=num_pages, page_size=page_size, chunk_tokens=24, vocab_size=None)
         )
-        kv = HashedKv()
+        kv = HashedKv(page_size)
         service = WorkerService(
             engine,
             kv,
@@ -152,6 +166,7 @@ class Cluster:
             incarnation=name + "#1",
             fingerprint=fingerprint,
             unix_s=lambda now: now,
+            checksum_kv=True,
         )
         worker = Worker(name, transport, engine, service, HashedModel(kv))
         self.workers[name] = worker
@@ -192,6 +207,13 @@ class Cluster:
                 return
         raise AssertionError("the cluster does not come to rest")
 
+    def run_until(self, condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+        """For transports that take their time."""
+        deadline_s = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < deadline_s, "what was waited for did not happen"
+            self.turn()
+
     def kill(self, worker: Worker) -> None:
         worker.alive = False
         self.network.kill(worker.transport.address)
@@ -211,6 +233,15 @@ class Cluster:
 @pytest.fixture
 def cluster() -> Cluster:
     return Cluster()
+
+
+@pytest.fixture
+def ucx_cluster() -> Iterator[Cluster]:
+    """Workers that are connected as real ones are."""
+    cluster = Cluster(lambda: UcxTransport(options=LOOPBACK_OPTIONS))
+    yield cluster
+    for worker in cluster.workers.values():
+        worker.transport.close()
 
 
 def call_of(plan: str, prompt: Iterable[int], *steps: StepCall) -> PlanCall:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -32,6 +33,7 @@ from mserve.runtime.messages import (
     unpack_tokens,
 )
 
+PAGE_SIZES = {"prefill-0": 16, "decode-0": 32}  # KV moves between pages of different sizes
 PROMPT = [11 + (13 * i) % 1900 for i in range(300)]
 
 
@@ -115,7 +117,8 @@ class Cluster:
     def _worker(self, name: str) -> Child:
         argv = [sys.executable, "-m", "mserve", "worker", "--name", name, "--pool", name[:-2]]
         argv += ["--redis", self._redis.url, "--cluster-id", "test"]
-        argv += ["--threads", "1", "--kv-memory", "32MiB"]
+        argv += ["--threads", "1", "--kv-memory", "32MiB", "--checksum-kv"]
+        argv += ["--page-size", str(PAGE_SIZES[name])]
 
         async def has_joined() -> bool:
             return any(member.info.name == name for member in await self._registry.members())
@@ -244,6 +247,26 @@ def test_health_ready_metrics(workers: tuple[Process, Process]) -> None:
     status, text = decode.ask("GET", "/metrics")
     assert status == 200
     assert 'mserve_worker_kv_total_tokens{worker="decode-0"} 8192' in text
+
+
+def test_only_this_machine_reaches_a_worker_on_loopback(workers: tuple[Process, Process]) -> None:
+    for worker in workers:
+        front = Path(f"/proc/{worker.pid}/task/{worker.pid}/children")
+        engines = [int(pid) for pid in front.read_text().split()]
+        assert engines
+        for pid in (worker.pid, *engines):
+            assert listening_addresses(pid) == {"0100007F"}, "127.0.0.1, in hexadecimal"
+
+
+def listening_addresses(pid: int) -> set[str]:
+    links = [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()]
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in links:
+                found.add(fields[1].partition(":")[0])
+    return found
 
 
 def test_a_worker_ends_with_its_engine(workers: tuple[Process, Process]) -> None:
