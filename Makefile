@@ -52,7 +52,7 @@ fmt: $(STAMP)
 	$(BIN)/ruff check --fix .
 
 bench: $(STAMP)
-	for script in engine transfer router_overhead prefix_index decision language; do $(BIN)/python bench/$$script.py || exit 1; done
+	for script in engine transfer disaggregation router_overhead slow_readers prefix_index decision language; do $(BIN)/python bench/$$script.py || exit 1; done
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
