@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from mserve.compiler.arithmetic import clamp
 from mserve.compiler.evaluate import compile_expression
 from mserve.compiler.frame import Evaluator, Frame, Missing
+from mserve.compiler.plan import ParamSpec
 from mserve.compiler.scope import Scope
-from mserve.compiler.settings import ParamSpec, number_of
+from mserve.compiler.settings import number_of
 from mserve.dsl.syntax import Adapt, Expr, SettingCall
 
 

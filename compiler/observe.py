@@ -1,13 +1,13 @@
-"""What a strategy may observe, and what the runtime may ask of a compiled strategy: two Protocols.
+"""What a strategy may observe, and what the runtime may ask of a compiled strategy, as Protocols.
 
 The runtime implements `Observations` over one snapshot of the cluster (router/placement.py); the
 compiler's closures call it. Times are seconds, lengths tokens, ratios 0..1.
 """
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
-from mserve.compiler.plan import Decision, LimitsSpec, PoolSpec, WorkerName
+from mserve.compiler.plan import Decision, LimitsSpec, ParamSpec, PoolSpec, WorkerName
 
 WORKER_OBSERVATIONS = frozenset(
     {
@@ -92,14 +92,57 @@ class Observations(Protocol):
         ...
 
 
-class Strategy(Protocol):
-    """A compiled strategy as the router sees it."""
+class Decider(Protocol):
+    """What decides: a strategy, or the version of one that is being served."""
 
-    name: str
-    pools: tuple[PoolSpec, ...]
-    limits: LimitsSpec
-    observes: frozenset[str]  # observations the strategy uses: what the router need not fetch
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def pools(self) -> tuple[PoolSpec, ...]: ...
+
+    @property
+    def limits(self) -> LimitsSpec: ...
+
+    @property
+    def observes(self) -> frozenset[str]:
+        """Observations that it uses: what the router need not fetch else."""
+        ...
 
     def decide(self, view: Observations) -> Decision | None:
         """The plan for one request, or None when no route is possible now."""
+        ...
+
+
+class Periodic(Protocol):
+    """An `adapt` block."""
+
+    @property
+    def every_s(self) -> float: ...
+
+
+class Strategy(Decider, Protocol):
+    """A compiled strategy as the router sees it: it decides, and its params can be changed."""
+
+    @property
+    def params(self) -> Mapping[str, ParamSpec]: ...
+
+    @property
+    def values(self) -> Mapping[str, float]:
+        """The params' values now, in base units."""
+        ...
+
+    @property
+    def adaptations(self) -> Sequence[Periodic]: ...
+
+    def set_param(self, name: str, value: float) -> None:
+        """From the next decision on. Raises ValueError, a sentence."""
+        ...
+
+    def spell(self, name: str, value: float) -> str:
+        """A param's value in the language's words, with its unit."""
+        ...
+
+    def adapt(self, view: Observations, only: Any = None) -> Mapping[str, float]:
+        """What one of `adaptations` makes of the params now; changes nothing."""
         ...

@@ -10,21 +10,29 @@ from collections.abc import Iterable, Mapping
 from mserve.compiler.adapt import Adaptation, compile_adapt
 from mserve.compiler.definitions import expand_definitions
 from mserve.compiler.evaluate import compile_names
-from mserve.compiler.frame import MISSING, UNSET, Frame, Missing
+from mserve.compiler.frame import MISSING, UNSET, Frame, Missing, Value
 from mserve.compiler.lower import Lowering
 from mserve.compiler.observe import Observations
-from mserve.compiler.plan import BindingValue, Decision, LimitsSpec, Plan, PoolSpec, SloSpec
+from mserve.compiler.plan import (
+    BindingValue,
+    Decision,
+    LimitsSpec,
+    ParamSpec,
+    Plan,
+    PoolSpec,
+    SloSpec,
+)
 from mserve.compiler.predict import predict
 from mserve.compiler.routes import CompiledRoute, compile_route
 from mserve.compiler.scope import CompileError, Names, Scope
 from mserve.compiler.settings import (
-    ParamSpec,
     limits_of,
     param_specs,
     pool_specs,
     slo_of,
     unsupported_features,
 )
+from mserve.compiler.spelling import spell
 from mserve.compiler.usage import observations_of
 from mserve.dsl.check import Checked
 from mserve.dsl.syntax import Strategy
@@ -79,8 +87,17 @@ class CompiledStrategy:
             known = ", ".join(self.params) or "none"
             raise ValueError(f"strategy '{self.name}' has no param '{name}'; it has: {known}")
         if not param.low <= value <= param.high:
-            raise ValueError(f"'{name}' goes from {param.low:g} to {param.high:g}, not {value:g}")
+            raise ValueError(self.range_of(name) + f", not {self.spell(name, value)}")
         self.values[name] = value
+
+    def spell(self, name: str, value: Value) -> str:
+        """A value of a binding or param in the language's words, with its unit."""
+        return spell(value, self.names.type_of_name(name))
+
+    def range_of(self, name: str) -> str:
+        """`'tail' goes from 0% to 90%`."""
+        low, high = self.params[name].low, self.params[name].high
+        return f"'{name}' goes from {self.spell(name, low)} to {self.spell(name, high)}"
 
     def adapt(self, view: Observations, only: Adaptation | None = None) -> dict[str, float]:
         """What the `adapt` blocks (or one of them) make of the params now, within their ranges.

@@ -117,6 +117,16 @@ class PoolSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class ParamSpec:
+    """A number that may be changed while serving, within `[low, high]`; in base units."""
+
+    name: str
+    default: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
 class LimitsSpec:
     """Per-request limits of the strategy: seconds to an answer, plan attempts beyond the first."""
 

@@ -11,8 +11,9 @@ from mserve.compiler.frame import Evaluator, memoise
 from mserve.dsl.dependencies import find_order
 from mserve.dsl.inference import Inference
 from mserve.dsl.symbols import Symbols
-from mserve.dsl.syntax import Expr, Let, Name, Strategy
+from mserve.dsl.syntax import NOWHERE, Expr, Let, Name, Strategy
 from mserve.dsl.traversal import parts
+from mserve.dsl.types import WORKER, Type
 
 MAX_DEPTH = 300
 """Of bindings built on bindings: what evaluation can nest without running out of stack."""
@@ -72,7 +73,15 @@ class Names:
         return self._readers[name]
 
     def is_ratio(self, expr: Expr) -> bool:
-        return self._inference.type_of(expr).is_ratio
+        return self.type_of(expr).is_ratio
+
+    def type_of(self, expr: Expr, variable: str = "") -> Type:
+        """With its unit, if it is a number; `variable` is a worker there."""
+        return self._inference.type_of(expr, {variable: WORKER})
+
+    def type_of_name(self, name: str) -> Type:
+        """Of a let or param."""
+        return self._inference.type_of(Name(NOWHERE, name))
 
     def new_slot(self) -> int:
         self.num_slots += 1

@@ -4,10 +4,9 @@ Also says, in sentences, what of the language the runtime cannot execute yet.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from mserve.compiler.arithmetic import divide
-from mserve.compiler.plan import LimitsSpec, PoolSpec, SloSpec
+from mserve.compiler.plan import LimitsSpec, ParamSpec, PoolSpec, SloSpec
 from mserve.dsl.syntax import (
     Binary,
     Boolean,
@@ -25,16 +24,6 @@ from mserve.dsl.syntax import (
 
 class ConstantError(Exception):
     """An expression that is no constant where the language wants one."""
-
-
-@dataclass(frozen=True, slots=True)
-class ParamSpec:
-    """A number that may be changed while serving, within `[low, high]`; in base units."""
-
-    name: str
-    default: float
-    low: float
-    high: float
 
 
 def param_specs(strategy: Strategy) -> dict[str, ParamSpec]:
@@ -127,8 +116,6 @@ def unsupported_features(strategy: Strategy, pools: tuple[PoolSpec, ...]) -> tup
 
 
 def _unsupported_declarations(strategy: Strategy) -> Iterator[str]:
-    if strategy.adapts:
-        yield "`adapt` is not executed yet: set the params by hand instead."
     if strategy.slos:
         yield "`slo` goals are not scheduled for yet."
 

@@ -90,6 +90,7 @@ class ServeOptions:
     admission: AdmissionOptions = field(default_factory=AdmissionOptions)
     workers: Mapping[str, int] = field(default_factory=dict)
     log_dir: Path | None = None
+    admin_token: str = ""  # "": the strategy cannot be changed while it is served
 
 
 def shipped_model() -> Path:

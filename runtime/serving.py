@@ -22,6 +22,7 @@ from mserve.runtime.cluster.restart import Restarter
 from mserve.runtime.config import EngineOptions, ServeOptions, threads_per_worker
 from mserve.runtime.errors import ConfigError, Unavailable
 from mserve.runtime.http_server import bind
+from mserve.runtime.router.live import Language
 from mserve.runtime.router.server import RouterConfig, run_router
 
 logger = logging.getLogger("mserve.serve")
@@ -32,6 +33,7 @@ async def serve_cluster(
     options: ServeOptions,
     stop: asyncio.Event,
     on_ready: Callable[[str], None] = lambda url: None,
+    language: Language | None = None,
 ) -> None:
     """Serves until `stop`. Calls `on_ready` with the router's URL. Raises ConfigError."""
     children = _plan_workers(strategy, options)
@@ -58,6 +60,8 @@ async def serve_cluster(
             redis=redis,
             cluster=options.cluster.cluster,
             admission=options.admission,
+            language=language,
+            admin_token=options.admin_token,
         )
         await run_router(config, listener, stop, on_ready)
 

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,10 @@ from mserve.runtime.cli.strategies import Commands, servable
 
 if TYPE_CHECKING:
     from mserve.runtime.config import AdmissionOptions, ClusterOptions, EngineOptions
+
+
+ADMIN_TOKEN = "MSERVE_ADMIN_TOKEN"
+"""Who knows its value may change the strategy while it is served (docs/http.md)."""
 
 
 def add_commands(commands: Commands) -> None:
@@ -118,6 +123,7 @@ def _add_log_level(parser: argparse.ArgumentParser) -> None:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
+    from mserve.runtime.cli.live import LiveLanguage
     from mserve.runtime.config import ServeOptions, model_folder, model_name, worker_counts
     from mserve.runtime.http_server import run_until_stopped
     from mserve.runtime.logs import configure_logging
@@ -137,13 +143,17 @@ def _serve(arguments: argparse.Namespace) -> int:
         admission=_admission_options(arguments),
         workers=worker_counts(arguments.cluster),
         log_dir=arguments.log_dir,
+        admin_token=os.environ.get(ADMIN_TOKEN, ""),
     )
     configure_logging(arguments.log_level)
-    run_until_stopped(lambda stop: serve_cluster(strategy, options, stop, _say_ready))
+    run_until_stopped(
+        lambda stop: serve_cluster(strategy, options, stop, _say_ready, LiveLanguage())
+    )
     return 0
 
 
 def _router(arguments: argparse.Namespace) -> int:
+    from mserve.runtime.cli.live import LiveLanguage
     from mserve.runtime.config import model_folder, model_name
     from mserve.runtime.http_server import bind, run_until_stopped
     from mserve.runtime.logs import configure_logging
@@ -161,6 +171,8 @@ def _router(arguments: argparse.Namespace) -> int:
         redis=cluster.redis,
         cluster=cluster.cluster,
         admission=_admission_options(arguments),
+        language=LiveLanguage(),
+        admin_token=os.environ.get(ADMIN_TOKEN, ""),
     )
     configure_logging(arguments.log_level)
     listener = bind(arguments.host, arguments.port)

@@ -26,11 +26,13 @@ from mserve.runtime.router.endpoints import GenerateEndpoint
 from mserve.runtime.router.executor import Executor
 from mserve.runtime.router.fleet import Fleet
 from mserve.runtime.router.history import History
+from mserve.runtime.router.live import Adapter, Language, LiveStrategy
 from mserve.runtime.router.openai import Tokenizer
 from mserve.runtime.router.pages import Pages, unknown_path, wrong_method
-from mserve.runtime.router.placement import Placement
+from mserve.runtime.router.placement import Placement, check_observes
 from mserve.runtime.router.plans import PlanLog
 from mserve.runtime.router.reservations import Reservations
+from mserve.runtime.router.strategy_pages import StrategyPages
 from mserve.runtime.router.telemetry import RouterMetrics
 
 log = logging.getLogger(__name__)
@@ -47,7 +49,8 @@ def new_id() -> str:
 class Router:
     """A router's parts. `app` answers while `running()` keeps the view of the cluster fresh."""
 
-    strategy: Strategy
+    strategy: LiveStrategy
+    adapter: Adapter
     model: str
     fleet: Fleet
     reservations: Reservations
@@ -60,7 +63,8 @@ class Router:
     async def running(self) -> AsyncIterator[None]:
         async with self.fleet.polling():
             try:
-                yield
+                with self.adapter.running():
+                    yield
             finally:
                 await self.executor.close()
 
@@ -78,6 +82,8 @@ def create_router(
     poll_s: float = 0.25,
     max_body_bytes: int = MAX_BODY_BYTES,
     admission: AdmissionOptions | None = None,
+    language: Language | None = None,
+    admin_token: str = "",
 ) -> Router:
     """Raises ConfigError if the strategy observes what a router cannot tell.
 
@@ -94,10 +100,12 @@ def create_router(
     reservations, history, plans = Reservations(clock), History(clock), PlanLog()
     admitted = Admission(admission or AdmissionOptions(), clock.now)
     metrics = RouterMetrics(fleet, reservations, admitted)
+    live = LiveStrategy(strategy, check_observes)
+    placement = Placement(live, fleet, index, reservations, history)
+    adapter = Adapter(live, placement.look, clock)
     executor = Executor(
-        Placement(strategy, fleet, index, reservations, history),
-        strategy.limits,
-        [pool.name for pool in strategy.pools],
+        placement,
+        live,
         fleet,
         client,
         reservations,
@@ -123,16 +131,18 @@ def create_router(
         )
 
     created = int(clock.time())
-    pages = Pages(strategy, model, fleet, plans, metrics, reservations, created=created)
+    pages = Pages(live, model, fleet, plans, metrics, reservations, created=created)
+    changes = StrategyPages(live, adapter, language, lambda: pages.view().workers, admin_token)
     app = Starlette(
         routes=[
             Route("/v1/completions", generate(chat=False), methods=["POST"]),
             Route("/v1/chat/completions", generate(chat=True), methods=["POST"]),
             *pages.routes(),
+            *changes.routes(),
         ],
         exception_handlers={404: unknown_path, 405: wrong_method},
     )
-    return Router(strategy, model, fleet, reservations, executor, plans, metrics, app)
+    return Router(live, adapter, model, fleet, reservations, executor, plans, metrics, app)
 
 
 async def serve_router(router: Router, listener: socket) -> None:

@@ -7,10 +7,11 @@ and the same stream goes on. Cancelling the task cancels every step. Knows neith
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 
-from mserve.compiler.plan import LimitsSpec, RemoteSend, StartGenerate
+from mserve.compiler.observe import Decider
+from mserve.compiler.plan import RemoteSend, StartGenerate
 from mserve.compiler.protocol import AnswerEvent, Effect
 from mserve.runtime.clock import Clock
 from mserve.runtime.cluster.membership import WorkerInfo
@@ -45,8 +46,7 @@ class Executor:
     def __init__(
         self,
         placement: Placement,
-        limits: LimitsSpec,
-        pools: Sequence[str],
+        strategy: Decider,
         fleet: Fleet,
         client: WorkerClient,
         reservations: Reservations,
@@ -58,8 +58,7 @@ class Executor:
         on_end: Callable[[PlanRecord], None] = lambda record: None,
     ) -> None:
         self._placement = placement
-        self._limits = limits
-        self._pools = pools
+        self._strategy = strategy
         self._fleet = fleet
         self._client = client
         self._reservations = reservations
@@ -97,7 +96,7 @@ class Executor:
         return Answer(request, sink, record, self._deadline())
 
     def _deadline(self) -> float:
-        return asyncio.get_running_loop().time() + self._limits.timeout_s
+        return asyncio.get_running_loop().time() + self._strategy.limits.timeout_s
 
     @contextmanager
     def _recorded(self, answer: Answer) -> Iterator[None]:
@@ -133,11 +132,12 @@ class Executor:
 
     def _no_route(self, cause: RequestError | None) -> RequestError:
         """Why no plan was possible in time: who is missing, else what the last attempt met."""
-        missing = [f"'{pool}'" for pool in self._pools if pool not in self._fleet.snapshot.pools]
+        pools = [pool.name for pool in self._strategy.pools]
+        missing = [f"'{pool}'" for pool in pools if pool not in self._fleet.snapshot.pools]
         if cause is not None and not missing:
             return cause
         who = f"no live worker in pool {' and '.join(missing)}" if missing else "too few workers"
-        waited = f"within {self._limits.timeout_s:g} s"
+        waited = f"within {self._strategy.limits.timeout_s:g} s"
         detail = f"No route of the strategy was possible {waited}: there is {who}."
         return Unavailable(f"{detail} Before: {cause}" if cause else detail, retry_after_s=1.0)
 
@@ -196,7 +196,9 @@ class Executor:
             name = attempt.lost.name
             error = WorkerLost(f"Worker {name} has not been heard from.")
             return StepFailed(attempt.lost, error, is_connection=True)
-        return Unavailable(f"No token came within {self._limits.timeout_s:g} s.", retry_after_s=1.0)
+        return Unavailable(
+            f"No token came within {self._strategy.limits.timeout_s:g} s.", retry_after_s=1.0
+        )
 
     async def _follow(self, attempt: Attempt, worker: WorkerInfo, call: PlanCall) -> None:
         """Reads one worker's answer to its end. After the request's answer, failures are notes."""
@@ -294,7 +296,7 @@ class Executor:
         answer.cause = error
         if not isinstance(error, NoRoom):  # waiting for room is bounded by the deadline alone
             answer.num_retries += 1
-        if answer.num_retries > self._limits.retries:
+        if answer.num_retries > self._strategy.limits.retries:
             raise error
         answer.record.advance(AnswerEvent.LOST)
         if answer.generated:

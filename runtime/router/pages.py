@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from mserve.compiler.observe import Strategy
+from mserve.compiler.observe import Decider
 from mserve.runtime import asgi
 from mserve.runtime.cluster.view import ClusterView, PoolView, worker_views
 from mserve.runtime.errors import BadRequest, NotFound, RequestError
@@ -41,7 +41,7 @@ class Pages:
 
     def __init__(
         self,
-        strategy: Strategy,
+        strategy: Decider,
         model: str,
         fleet: Fleet,
         plans: PlanLog,

@@ -15,13 +15,15 @@ from mserve.compiler.observe import (
     REQUEST_OBSERVATIONS,
     TIMES,
     WORKER_OBSERVATIONS,
-    Strategy,
+    Decider,
+    Observations,
 )
 from mserve.compiler.plan import Decision, Plan, PrepRecv, RemoteSend, StartGenerate, WorkerName
 from mserve.runtime.blocks import block_keys
 from mserve.runtime.cluster.membership import Member, PrefixIndex, WorkerInfo
 from mserve.runtime.cost import CostProfile
 from mserve.runtime.errors import ConfigError
+from mserve.runtime.messages import Render, Sampling
 from mserve.runtime.router.fleet import Fleet, Snapshot
 from mserve.runtime.router.history import History
 from mserve.runtime.router.requests import GenerationRequest
@@ -49,17 +51,16 @@ class Placed:
 
 
 class Placement:
-    """Asks the strategy. Raises ConfigError at once if it observes what this router cannot."""
+    """Asks the strategy, which must observe nothing but what this router can (`check_observes`)."""
 
     def __init__(
         self,
-        strategy: Strategy,
+        strategy: Decider,
         fleet: Fleet,
         index: PrefixIndex,
         reservations: Reservations,
         history: History,
     ) -> None:
-        check_observes(strategy)
         self._strategy = strategy
         self._fleet = fleet
         self._index = index
@@ -81,6 +82,13 @@ class Placement:
             self._history.sent(work)
         workers = {work.worker: snapshot.members[work.worker].info for work in works}
         return Placed(decision, works, workers)
+
+    def look(self) -> Observations:
+        """The cluster now, in the eyes of no request: what `adapt` blocks observe."""
+        nobody = GenerationRequest("", b"", Sampling(max_tokens=1), Render())
+        query = Query(nobody, b"", 1)
+        snapshot = self._fleet.snapshot
+        return View(query, snapshot, {}, self._reservations, self._history, self._turns)
 
     async def _cached(self, query: Query) -> Mapping[WorkerName, int]:
         """Tokens of the prompt's longest cached prefix by worker, if the strategy wants to know.
@@ -236,7 +244,7 @@ _OTHER_OBSERVATIONS = frozenset({"tokens", "max_tokens", "header", "cached", "tt
 assert _WORKER_OBSERVATIONS.keys() == WORKER_OBSERVATIONS, "the view and its Protocol differ"
 
 
-def check_observes(strategy: Strategy) -> None:
+def check_observes(strategy: Decider) -> None:
     """Raises ConfigError for an observation that this router cannot make."""
     known = _WORKER_OBSERVATIONS.keys() | REQUEST_OBSERVATIONS | TIMES | _OTHER_OBSERVATIONS
     unknown = sorted(name for name in strategy.observes if name.partition(":")[0] not in known)

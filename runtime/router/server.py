@@ -18,6 +18,7 @@ from mserve.runtime.config import AdmissionOptions
 from mserve.runtime.http_server import url_of
 from mserve.runtime.router.app import create_router, serve_router
 from mserve.runtime.router.client import HttpClient
+from mserve.runtime.router.live import Language
 from mserve.runtime.tokenizer import Tokenizer
 
 
@@ -31,6 +32,8 @@ class RouterConfig:
     redis: str
     cluster: str
     admission: AdmissionOptions = field(default_factory=AdmissionOptions)
+    language: Language | None = None
+    admin_token: str = ""
 
 
 async def run_router(
@@ -59,6 +62,8 @@ async def run_router(
             config.served_model,
             clock=clock,
             admission=config.admission,
+            language=config.language,
+            admin_token=config.admin_token,
         )
         serving = asyncio.create_task(serve_router(router, listener))
         stopping = asyncio.create_task(stop.wait())

@@ -11,10 +11,16 @@ import pytest
 from mserve.compiler.givens import situation_from_text
 from mserve.compiler.observe import Strategy
 from mserve.compiler.pipeline import CompiledStrategy, compile_strategy
-from mserve.compiler.plan import Decision, LimitsSpec, PoolSpec, RemoteSend, StartGenerate
+from mserve.compiler.plan import (
+    Decision,
+    LimitsSpec,
+    ParamSpec,
+    PoolSpec,
+    RemoteSend,
+    StartGenerate,
+)
 from mserve.compiler.reference import ReferenceCluster
 from mserve.compiler.scope import CompileError
-from mserve.compiler.settings import ParamSpec
 from mserve.dsl.check import check_text
 
 Compile = Callable[[str], CompiledStrategy]

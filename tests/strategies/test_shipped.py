@@ -127,7 +127,6 @@ def test_its_plans_are_the_golden_ones(name: str) -> None:
 
 # What the runtime has no part for yet, in the sentences that `mserve serve` refuses with.
 NOT_SERVED: dict[str, tuple[str, ...]] = {
-    "adaptive": ("`adapt` is not executed yet: set the params by hand instead.",),
     "aligned": (
         "`slo` goals are not scheduled for yet.",
         "Pool 'decode': `batch = aligned` is not executed yet.",

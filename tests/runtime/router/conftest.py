@@ -15,6 +15,7 @@ from mserve.compiler.observe import Observations
 from mserve.compiler.plan import (
     Decision,
     LimitsSpec,
+    ParamSpec,
     Plan,
     PoolSpec,
     PrepRecv,
@@ -254,6 +255,18 @@ class FakeStrategy:
     name: str = "fake"
     route: str = "only"
     turns: tuple[int, ...] = ()
+    params: dict[str, ParamSpec] = field(default_factory=dict)
+    values: dict[str, float] = field(default_factory=dict)
+    adaptations: tuple[Any, ...] = ()
+
+    def set_param(self, name: str, value: float) -> None:
+        self.values[name] = value
+
+    def spell(self, name: str, value: float) -> str:
+        return f"{value:g}"
+
+    def adapt(self, view: Observations, only: Any = None) -> dict[str, float]:
+        return {}
 
     def decide(self, view: Observations) -> Decision | None:
         steps = self.steps(view)

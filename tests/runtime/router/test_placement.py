@@ -15,7 +15,7 @@ from mserve.runtime.errors import ConfigError
 from mserve.runtime.messages import pack_tokens
 from mserve.runtime.router.fleet import Fleet
 from mserve.runtime.router.history import History, Window
-from mserve.runtime.router.placement import Placement, Query
+from mserve.runtime.router.placement import Placement, Query, check_observes
 from mserve.runtime.router.reservations import Reservations, Work
 
 PROMPT = tuple(range(100))
@@ -255,13 +255,10 @@ def test_the_estimate_follows_each_worker_through_the_plan(kit: Any) -> None:
     assert (decode.decode_s, decode.decode_tokens, decode.kv_tokens) == (0.1, 10, 110)
 
 
-def test_an_unknown_observation_is_refused_at_the_start(kit: Any) -> None:
+def test_an_observation_that_no_router_makes_is_refused(kit: Any) -> None:
+    observes = frozenset({"load", "header:x-a", "moon"})
     with pytest.raises(ConfigError, match="observes `moon`"):
-        run(lambda: _make(kit))
-
-
-async def _make(kit: Any) -> None:
-    Bench(kit, "workers-0", observes=frozenset({"load", "header:x-a", "moon"}))
+        check_observes(kit.Strategy(kit.generate_on_first, observes=observes))
 
 
 # --- windows ------------------------------------------------------------------------------------------
