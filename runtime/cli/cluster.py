@@ -28,6 +28,13 @@ def add_commands(commands: Commands) -> None:
     parser.add_argument("--format", choices=("table", "json"), default="table")
     parser.add_argument("--watch", action="store_true", help="again every second, until Ctrl-C")
     parser.set_defaults(run=_status)
+    parser = commands.add_parser("why", help="show how one request was decided and carried out")
+    parser.add_argument("id", metavar="ID", help="of the answer's x-mserve-plan header")
+    parser.add_argument(
+        "url", nargs="?", default=DEFAULT_URL, metavar="URL", help="of its router (%(default)s)"
+    )
+    parser.add_argument("--format", choices=("text", "json"), default="text")
+    parser.set_defaults(run=_why)
 
 
 def fits(results: "Sequence[Checked]", url: str) -> bool:
@@ -56,29 +63,55 @@ def read_cluster(url: str) -> "ClusterView":
     from mserve.runtime.errors import ConfigError
 
     try:
-        return decode_view(_get(_page(url)))
+        return decode_view(_read(url, "/v1/cluster"))
+    except (DecodeError, ValueError):
+        raise ConfigError(f"{url} is not the URL of a router of mserve.") from None
+
+
+def _read(url: str, path: str) -> bytes:
+    """A page of a router. Raises ConfigError with what to do."""
+    from mserve.runtime.errors import ConfigError
+
+    try:
+        with urlopen(f"{_base(url)}{path}", timeout=TIMEOUT_S) as response:
+            body: bytes = response.read()
+            return body
     except HTTPError as error:
-        raise ConfigError(f"{url} answered {error.code}: is it a router of mserve?") from None
+        raise ConfigError(_refused(url, error)) from None
+    except ValueError:
+        raise ConfigError(f"{url} is not the URL of a router of mserve.") from None
     except (URLError, OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise ConfigError(
             f"No router answers at {url} ({reason}). Give the URL that `mserve serve` or `mserve "
             "router` printed."
         ) from None
-    except (DecodeError, ValueError):
-        raise ConfigError(f"{url} is not the URL of a router of mserve.") from None
 
 
-def _page(url: str) -> str:
-    """The cluster's page for any form in which people write a router's URL."""
+def _refused(url: str, error: HTTPError) -> str:
+    """The router's own words, if it was one."""
+    try:
+        message: str = json.loads(error.read())["error"]["message"]
+    except (ValueError, LookupError, TypeError):
+        return f"{url} answered {error.code}: is it a router of mserve?"
+    return message
+
+
+def _base(url: str) -> str:
+    """For any form in which people write a router's URL."""
     base = url if "://" in url else f"http://{url}"
-    return f"{base.rstrip('/').removesuffix('/v1')}/v1/cluster"
+    return base.rstrip("/").removesuffix("/v1")
 
 
-def _get(url: str) -> bytes:
-    with urlopen(url, timeout=TIMEOUT_S) as response:
-        body: bytes = response.read()
-        return body
+def _why(arguments: argparse.Namespace) -> int:
+    from urllib.parse import quote
+
+    from mserve.runtime.router.timeline import render_timeline
+
+    plan_id = arguments.id.partition(";")[0].strip()  # people paste the whole header
+    plan = json.loads(_read(arguments.url, f"/v1/plans/{quote(plan_id, safe='')}"))
+    print(json.dumps(plan, indent=2) if arguments.format == "json" else render_timeline(plan))
+    return 0
 
 
 def _status(arguments: argparse.Namespace) -> int:

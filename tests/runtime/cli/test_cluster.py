@@ -45,12 +45,12 @@ VIEW = ClusterView(
 
 
 @contextmanager
-def answering(body: bytes, status: int = 200) -> Iterator[str]:
-    """A server that answers `/v1/cluster` so; yields its address."""
+def answering(body: bytes, status: int = 200, path: str = "/v1/cluster") -> Iterator[str]:
+    """A server that answers one path so; yields its address."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(status if self.path == "/v1/cluster" else 404)
+            self.send_response(status if self.path == path else 404)
             self.end_headers()
             self.wfile.write(body)
 
@@ -130,3 +130,33 @@ def test_check_against_a_cluster_without_a_pool(said: Captured) -> None:
         assert main(["check", "migration", "--against", address]) == 1
     assert "migration.mserve: against" in (err := said()[1])
     assert "No worker serves pool 'workers'" in err
+
+
+PLAN = {
+    "id": "57f4",
+    "state": "done",
+    "prompt_tokens": 100,
+    "first_token_ms": 9.5,
+    "ended_ms": 20.0,
+    "error": None,
+    "usage": {"prompt_tokens": 100, "completion_tokens": 5, "cached_tokens": 0},
+    "attempts": [
+        {"strategy": "balanced", "route": "split", "bindings": {"d": "decode-0"}, "steps": []}
+    ],
+}
+
+
+@pytest.mark.parametrize("written", ["57f4", "57f4; route=split"])
+def test_why_draws_a_plan_by_its_id_or_the_whole_header(written: str, said: Captured) -> None:
+    with answering(json.dumps(PLAN).encode(), path="/v1/plans/57f4") as address:
+        assert main(["why", written, address]) == 0
+    out, _ = said()
+    assert "plan 57f4: done" in out
+    assert "strategy balanced, route split (d = decode-0)" in out
+
+
+def test_why_says_what_the_router_says(said: Captured) -> None:
+    body = json.dumps({"error": {"message": "No plan `9` is known here."}}).encode()
+    with answering(body, 404, "/v1/plans/9") as address:
+        assert main(["why", "9", address]) == 2
+    assert "No plan `9` is known here." in said()[1]
