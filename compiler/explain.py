@@ -15,7 +15,7 @@ from mserve.compiler.views.json import write_json
 from mserve.compiler.views.mermaid import draw_mermaid
 from mserve.compiler.views.subject import Subject, subject_of
 from mserve.compiler.views.svg import draw_svg
-from mserve.compiler.views.text import write_stage, write_text
+from mserve.compiler.views.text import write_decision, write_stage, write_text
 
 FORMATS: Mapping[str, Callable[[Subject], str]] = {
     "text": write_text,
@@ -64,6 +64,12 @@ def plan_view(strategy: CompiledStrategy, asked: PlanRequest, style: str) -> str
 def plan_text(strategy: CompiledStrategy, asked: PlanRequest) -> str:
     """`plan_view` for people at a terminal. Raises GivenError."""
     return plan_view(strategy, asked, "text")
+
+
+def decision_text(strategy: CompiledStrategy, asked: PlanRequest) -> str:
+    """`plan_text` of a situation, less the predicted times. Raises GivenError."""
+    situation = situation_from_text(strategy, asked.cluster, asked.givens, asked.params)
+    return write_decision(subject_of(strategy, situation, asked.situation))
 
 
 def plan_json(strategy: CompiledStrategy, asked: PlanRequest) -> str:

@@ -9,11 +9,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree as ET
 
-from mserve.compiler.explain import PlanRequest, plan_text
+from mserve.compiler.explain import PlanRequest, decision_text
 from mserve.compiler.givens import GivenError
 from mserve.compiler.pipeline import CompiledStrategy
-from mserve.compiler.plan import BindingValue
-from mserve.compiler.testing import TestResult, run_tests, spell, untested_routes
+from mserve.compiler.testing import TestResult, run_tests, untested_routes
 
 _INDENT = " " * 8
 _NOT_IN_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -47,14 +46,15 @@ def render_reports(reports: Sequence[FileReport], style: str) -> str:
 
 
 def details(strategy: CompiledStrategy, result: TestResult) -> str:
-    """The decision in the test's situation as `mserve plan` shows it; a sentence if there is none."""
+    """The decision in the test's situation and its plan as `mserve plan` shows them, without times; a
+    sentence if there is none."""
     source, test = strategy.checked.source, result.test
     cluster = [source.slice(size.span) for size in test.cluster]
-    if not cluster:  # one worker per pool, said aloud: a situation, not every route over symbols
-        cluster = [f"{strategy.pools[0].name} = 1"] if strategy.pools else []
+    if not cluster:  # said aloud: a situation, not every route over symbols
+        cluster = [f"{pool.name} = {pool.workers}" for pool in strategy.pools]
     asked = PlanRequest(cluster, [source.slice(given.span) for given in test.givens])
     try:
-        return plan_text(strategy, asked)
+        return decision_text(strategy, asked)
     except GivenError as error:
         return f"{error}\n"
 
@@ -74,7 +74,8 @@ def _text(reports: Sequence[FileReport]) -> str:
 def _file_lines(report: FileReport) -> Iterator[str]:
     yield report.path
     if report.strategy is None:
-        yield from (f"  error {error}" for error in report.errors)
+        yield f"  FAIL  it has {_counted(len(report.errors), 'error')}, so that nothing was run"
+        yield from (f"{_INDENT}{error}" for error in report.errors)
     else:
         for result in report.results:
             yield from _result_lines(report.strategy, result)
@@ -89,18 +90,14 @@ def _result_lines(strategy: CompiledStrategy, result: TestResult) -> Iterator[st
         return
     yield f"  FAIL  {result.title} (line {_line(strategy, result)})"
     yield from (f"{_INDENT}{failure}" for failure in result.failures)
-    for name, value in _bindings_of_expectations(result).items():
-        yield f"{_INDENT}where {name} = {spell(value)}"
+    for name, value in result.bindings.items():
+        if name in result.asked:  # the decision shows the others
+            yield f"{_INDENT}where {name} = {strategy.spell(name, value)}"
+    shown = details(strategy, result)
+    if shown.strip() not in result.failures:
+        yield ""
+        yield from (f"{_INDENT}{line}".rstrip() for line in shown.splitlines())
     yield ""
-    for line in details(strategy, result).splitlines():
-        yield f"{_INDENT}{line}".rstrip()
-    yield ""
-
-
-def _bindings_of_expectations(result: TestResult) -> dict[str, BindingValue]:
-    """Those that the decision did not need; the plan shows the others."""
-    needed = result.decision.bindings if result.decision else {}
-    return {name: value for name, value in result.bindings.items() if name not in needed}
 
 
 def _summary(reports: Sequence[FileReport]) -> str:
@@ -149,7 +146,7 @@ def _result_data(strategy: CompiledStrategy, result: TestResult) -> dict[str, ob
         "passed": result.passed,
         "failures": list(result.failures),
         "route": result.decision.plan.route if result.decision else None,
-        "bindings": {name: spell(value) for name, value in result.bindings.items()},
+        "bindings": {name: strategy.spell(name, each) for name, each in result.bindings.items()},
     }
 
 
@@ -172,7 +169,8 @@ def _add_suite(root: ET.Element, report: FileReport) -> None:
     suite = ET.SubElement(root, "testsuite", name=_xml(name), file=_xml(report.path))
     if report.strategy is None:
         problem = ET.SubElement(_case(suite, report, "compiles"), "error")
-        problem.set("message", _xml("; ".join(report.errors)))
+        problem.set("message", _counted(len(report.errors), "error"))
+        problem.text = _xml("\n".join(report.errors))
     else:
         for result in report.results:
             _add_result(suite, report, report.strategy, result)

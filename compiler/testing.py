@@ -7,13 +7,21 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from mserve.compiler.evaluate import compile_expression, compile_range
-from mserve.compiler.frame import Frame, Missing, Value
+from mserve.compiler.evaluate import compile_range
+from mserve.compiler.frame import Frame, Value
 from mserve.compiler.givens import GivenError, situation_of
 from mserve.compiler.pipeline import CompiledStrategy
 from mserve.compiler.plan import BindingValue, Decision, Plan, PrepRecv, RemoteSend
+from mserve.compiler.reasons import Reasons
 from mserve.compiler.scope import Scope
-from mserve.dsl.syntax import ExpectRoute, ExpectSends, ExpectValue, Expr, Test
+from mserve.compiler.spelling import spell
+from mserve.dsl.syntax import (
+    Boolean,
+    ExpectRoute,
+    ExpectSends,
+    ExpectValue,
+    Test,
+)
 
 _TOLERANCE = 1e-6
 
@@ -27,6 +35,7 @@ class TestResult:
     failures: tuple[str, ...]
     decision: Decision | None
     bindings: Mapping[str, BindingValue] = field(default_factory=dict)  # those evaluated
+    asked: frozenset[str] = frozenset()  # of these, those that only the expectations needed
 
     @property
     def title(self) -> str:
@@ -67,9 +76,13 @@ def _run(strategy: CompiledStrategy, test: Test) -> TestResult:
         return TestResult(test, (str(error),), None)
     frame = situation.frame(strategy)
     decision = strategy.decide_in(frame)
+    needed = strategy.bindings(frame)
     check = _Check(strategy, frame, decision)
     failures = tuple(sentence for each in test.expectations if (sentence := check.failure(each)))
-    return TestResult(test, failures, decision, strategy.bindings(frame))
+    bindings = strategy.bindings(frame)
+    return TestResult(
+        test, failures, decision, bindings, frozenset(bindings.keys() - needed.keys())
+    )
 
 
 class _Check:
@@ -78,6 +91,7 @@ class _Check:
     def __init__(self, strategy: CompiledStrategy, frame: Frame, decision: Decision | None) -> None:
         self._source = strategy.checked.source
         self._scope = Scope(strategy.names)
+        self._reasons = Reasons(strategy, frame)
         self._frame = frame
         self._decision = decision
 
@@ -91,27 +105,37 @@ class _Check:
 
     def _route(self, expected: ExpectRoute) -> str:
         route = self._decision.plan.route if self._decision else "none"
-        return "" if route == expected.route else f"expected route {expected.route}, got {route}"
+        if route == expected.route:
+            return ""
+        return f"expected route {expected.route}, got {route if self._decision else 'no route'}"
 
     def _value(self, expected: ExpectValue) -> str:
-        got, wanted = self._evaluate(expected.target), self._evaluate(expected.value)
+        value = self._reasons.value
+        got, wanted = value(expected.target), value(expected.value)
         if _equal(got, wanted):
             return ""
+        if isinstance(expected.value, Boolean) and expected.value.value:
+            return self._condition(expected, got)
         text = self._source.slice(expected.target.span)
-        return f"expected {text} = {spell(wanted)}, got {spell(got)}"
+        return f"expected {text} = {self._spelled(expected, wanted)}, got {self._spelled(expected, got)}"
 
-    def _evaluate(self, expr: Expr) -> Value:
-        evaluate = compile_expression(expr, self._scope)
-        missing_slots = self._scope.names.num_slots - len(self._frame.slots)
-        self._frame.slots.extend([None] * missing_slots)
-        try:
-            return evaluate(self._frame)
-        except Missing:
-            return None
+    def _condition(self, expected: ExpectValue, got: Value) -> str:
+        text = self._source.slice(expected.target.span)
+        if got is None:
+            return f"expected {text}, but something in it is missing"
+        parts = self._reasons.of(expected.target)
+        values = [part.values or f"{part.text} is {str(part.holds).lower()}" for part in parts]
+        return f"expected {text}, got {', '.join(values)}"
+
+    def _spelled(self, expected: ExpectValue, value: Value) -> str:
+        names = self._scope.names
+        target, wanted = names.type_of(expected.target), names.type_of(expected.value)
+        return spell(value, wanted if target.untyped else target)
 
     def _sends(self, expected: ExpectSends) -> str:
         begin, end = compile_range(expected.range, self._scope)
-        source, target = self._evaluate(expected.source), self._evaluate(expected.target)
+        value = self._reasons.value
+        source, target = value(expected.source), value(expected.target)
         wanted = Send(str(source), str(target), begin(self._frame), end(self._frame))
         sends = sends_of(self._decision.plan, self._frame) if self._decision else []
         if wanted in sends:
@@ -135,17 +159,3 @@ def _equal(got: Value, wanted: Value) -> bool:
     if isinstance(got, (int, float)) and isinstance(wanted, (int, float)):
         return math.isclose(got, wanted, rel_tol=0, abs_tol=_TOLERANCE)
     return bool(got == wanted)
-
-
-def spell(value: Value) -> str:
-    """A value in the language's words; a worker's name `decode-0` is `decode[0]`."""
-    if value is None:
-        return "missing"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (int, float)):
-        return f"{value:g}" if abs(value) < 1e6 else str(value)
-    if isinstance(value, str):
-        pool, dash, index = value.rpartition("-")
-        return f"{pool}[{index}]" if dash and index.isdigit() else value
-    return "[" + ", ".join(map(spell, value)) + "]"

@@ -21,10 +21,15 @@ def draw_dot(subject: Subject) -> str:
         lines.append(f"  nowhere [label={_quote(situation_words(subject))}];")
     for number, scene in enumerate(scenes):
         lines.append(f"  subgraph cluster_r{number} {{")
-        lines.append(f"    label={_quote(scene.title, scene.subtitle)};")
+        lines.append(f"    label={_quote(scene.title, scene.subtitle, *_notes(scene))};")
         lines += [f"    {line}" for line in _scene(scene, f"r{number}_")]
         lines.append("  }")
     return "\n".join([*lines, "}"]) + "\n"
+
+
+def _notes(scene: Scene) -> Iterator[str]:
+    if any(act.is_critical for act in scene.acts):
+        yield "heavy lines: the critical path, what the first token waits for"
 
 
 def _scene(scene: Scene, prefix: str) -> Iterator[str]:

@@ -4,18 +4,17 @@ routes taken, the drawing and a table of its steps. Nothing is loaded from anywh
 
 from collections.abc import Iterator
 
-from mserve.compiler.testing import spell
+from mserve.compiler.plan import FIRST_TOKEN
 from mserve.compiler.views.pagestyle import STYLE
 from mserve.compiler.views.quantities import duration
 from mserve.compiler.views.scene import (
-    OUTCOMES,
     Act,
     Scene,
     given_words,
     scenes_of,
     situation_words,
 )
-from mserve.compiler.views.subject import Decided, Subject
+from mserve.compiler.views.subject import Decided, Subject, Tried
 from mserve.compiler.views.svg import draw_svg
 from mserve.compiler.views.xml import clean, element
 
@@ -68,7 +67,7 @@ def _decision(subject: Subject) -> Iterator[str]:
     if subject.strategy.bindings:
         heads = ("binding", "is defined as", *(() if decided is None else ("value",)))
         yield _table(heads, _bindings(subject))
-    heads = ("route", "guard", *(() if decided is None else ("outcome", "predicted")))
+    heads = ("route", "guard", *(() if decided is None else ("outcome", "because", "predicted")))
     yield _table(heads, _routes(subject))
 
 
@@ -90,26 +89,28 @@ def _bindings(subject: Subject) -> Iterator[str]:
 def _value(decided: Decided, name: str) -> str:
     if name not in decided.bindings:
         return "not needed"
-    return _code(spell(decided.bindings[name]))
+    return _code(decided.spelled[name])
 
 
 def _routes(subject: Subject) -> Iterator[str]:
     """In the order in which they are tried."""
-    for route in subject.strategy.routes:
+    decided = subject.decided
+    for number, route in enumerate(subject.strategy.routes):
         guard = "otherwise" if route.guard is None else f"when {_code(route.guard)}"
         cells = [_code(route.name), guard]
-        decided = subject.decided
         if decided is None:
             yield _row(*cells)
             continue
-        outcomes = dict(decided.guards)
-        outcome = OUTCOMES[outcomes[route.name]] if route.name in outcomes else "not tried"
-        yield _row(
-            *cells,
-            clean(outcome),
-            _forecast(decided, route.name),
-            class_="taken" if outcomes.get(route.name) else None,
-        )
+        tried = decided.routes[number]
+        cells += [clean(tried.outcome), _because(tried), _forecast(decided, route.name)]
+        yield _row(*cells, class_="taken" if tried.holds else None)
+
+
+def _because(tried: Tried) -> str:
+    """The guard stands beside it: the values that its only comparison had are enough."""
+    if len(tried.reasons) == 1 and tried.reasons[0].values:
+        return _code(tried.reasons[0].values)
+    return "<br>".join([clean(str(reason)) for reason in tried.reasons]) or clean(tried.remark)
 
 
 def _forecast(decided: Decided, route: str) -> str:
@@ -125,7 +126,8 @@ def _forecast(decided: Decided, route: str) -> str:
 
 def _steps(scene: Scene) -> Iterator[str]:
     yield element("h3", clean(f"Steps of route {scene.name}"))
-    yield element("p", clean(scene.subtitle))
+    if not scene.is_timed:
+        yield element("p", clean(scene.subtitle))
     heads = ("step", "worker", "call", "does", "waits for", "written as")
     times = ("begins", "ends") if scene.is_timed else ()
     yield _table((*heads, *times), (_step(scene, act) for act in scene.in_order()))
@@ -133,7 +135,7 @@ def _steps(scene: Scene) -> Iterator[str]:
 
 def _step(scene: Scene, act: Act) -> str:
     step = act.step
-    waits = ", ".join([*getattr(step, "uses", ()), *step.after])
+    waits = "; ".join([*_received(scene, act), *map(_after, step.after)])
     lines = "<br>".join(
         element("a", _code(line.text), href=f"#line-{line.number}") for line in act.lines
     )
@@ -142,6 +144,18 @@ def _step(scene: Scene, act: Act) -> str:
     if scene.is_timed:
         cells += [_time(act.span.begin), _time(act.span.end)]
     return _row(*cells, class_="critical" if act.is_critical else None)
+
+
+def _received(scene: Scene, act: Act) -> Iterator[str]:
+    """The KV that a step uses, by the step that sends it."""
+    sources = {move.ticket: move.source for move in scene.moves}
+    for ticket in getattr(act.step, "uses", ()):
+        yield f"KV from {sources[ticket]}"
+
+
+def _after(name: str) -> str:
+    step = name.removesuffix(FIRST_TOKEN)
+    return f"end of {step}" if step == name else f"first token of {step}"
 
 
 def _time(seconds: float) -> str:

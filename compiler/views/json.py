@@ -51,8 +51,12 @@ def _decision_data(strategy: str, decided: Decided) -> dict[str, object]:
         "profile": cluster.profile.name,
         "num_tokens": cluster.num_tokens,
         "bindings": dict(decided.bindings),
-        "adapted": {name: after for name, (_, after) in decided.adapted.items()},
-        "guards": [{"route": name, "holds": held} for name, held in decided.guards],
+        "adapted": dict(decided.adapted_to),
+        "guards": [
+            {"route": tried.route, "holds": tried.holds, "because": tried.why}
+            for tried in decided.routes
+            if tried.outcome != "not tried"
+        ],
         "plan": None if chosen is None else asdict(chosen.plan),
         "timeline": None if chosen is None else _timeline_data(chosen),
     }

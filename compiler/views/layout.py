@@ -143,7 +143,7 @@ def _round_times(begin: float, end: float, at_most: int) -> Iterator[float]:
 
 def axis_of(scene: Scene, left: float) -> Axis:
     right, end = WIDTH - MARGIN - 8.0, scene.end
-    if scene.first_token is None or scene.first_token >= end * _PROMPT_SHARE:
+    if not scene.is_timed or scene.first_token >= end * _PROMPT_SHARE:
         return Axis(left, right, 0.0, end)
     return Axis(left, right, scene.first_token, end)
 

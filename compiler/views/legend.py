@@ -7,6 +7,7 @@ from mserve.compiler.views.quantities import size
 from mserve.compiler.views.scene import Act, Scene
 from mserve.compiler.views.shapes import FILLS, box, text
 from mserve.compiler.views.subject import Subject
+from mserve.compiler.views.xml import element
 
 _SWATCH_WIDTH = 26
 
@@ -18,13 +19,20 @@ def draw_legend(subject: Subject, scenes: Sequence[Scene], y: float) -> tuple[li
         width = _SWATCH_WIDTH + 8 + text_width(words) + 18
         if x + width > WIDTH - MARGIN:
             x, y = float(MARGIN), y + LINE_HEIGHT + 6
-        swatch = box(class_, x, x + _SWATCH_WIDTH, y - 11)
-        parts += [swatch, text(words, x + _SWATCH_WIDTH + 8, y, "label")]
+        parts += [_swatch(class_, x, y), text(words, x + _SWATCH_WIDTH + 8, y, "label")]
         x += width
     for line in wrap_text(_footnote(subject) if scenes else "", WIDTH - 2.0 * MARGIN, 3):
         y += LINE_HEIGHT + 4
         parts.append(text(line, MARGIN, y, "dim"))
     return parts, y
+
+
+def _swatch(class_: str, x: float, y: float) -> str:
+    if class_ != "arrow":
+        return box(class_, x, x + _SWATCH_WIDTH, y - 11)
+    tip = x + _SWATCH_WIDTH
+    shaft = element("path", class_="shaft", d=f"M{x:.1f} {y - 4:.1f}H{tip - 7:.1f}")
+    return shaft + element("path", class_="head", d=f"M{tip:.1f} {y - 4:.1f}l-7 -4.5v9z")
 
 
 def _legend_items(scenes: Sequence[Scene]) -> Iterator[tuple[str, str]]:
@@ -33,10 +41,12 @@ def _legend_items(scenes: Sequence[Scene]) -> Iterator[tuple[str, str]]:
     for class_, words in _LEGEND.items():
         if class_ in parts:
             yield class_, words
+    if any(scene.moves for scene in scenes):
+        yield "arrow", "KV on its way"
     if any(busy_s > 0 for scene in scenes for busy_s in scene.busy_s):
         yield "busy", "earlier prompts"
     if any(act.is_critical for act in acts):
-        yield "outline critical", "what the first token waits for"
+        yield "outline critical", "critical path: what the first token waits for"
 
 
 def _visible_fills(act: Act) -> Iterator[str]:
@@ -49,7 +59,7 @@ def _visible_fills(act: Act) -> Iterator[str]:
 
 _LEGEND = {
     "compute": "computes the prompt's KV",
-    "send": "only sends",
+    "send": "only sends KV",
     "receive": "receives KV",
     "generate": "generates the answer",
     "keep": "keeps KV as cache",
@@ -59,8 +69,9 @@ _LEGEND = {
 def _footnote(subject: Subject) -> str:
     if subject.decided is None:
         return (
-            f"Columns show order, not time. {_RANGES}; n is the prompt's length. Workers written "
-            "differently are different workers, and nothing is cached but what is reused."
+            f"Left to right is order, not time. {_RANGES}; n is the prompt's length, and ratios are "
+            "of it. Workers written differently are different workers, and nothing is cached but what "
+            "is reused."
         )
     profile = subject.decided.situation.cluster.profile
     return (

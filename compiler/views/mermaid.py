@@ -20,22 +20,23 @@ def draw_mermaid(subject: Subject) -> str:
     largest_first = sorted(scenes, key=lambda scene: -len(scene.lanes))
     workers = dict.fromkeys(lane for scene in largest_first for lane in scene.lanes)
     names = {worker: f"w{number}" for number, worker in enumerate(workers)}
-    lines = ["sequenceDiagram", f"  title {_escape(_title(subject, scenes))}"]
+    lines = ["sequenceDiagram", f"  title {_escape(subject.strategy.name)}"]
     lines += [f"  participant {name} as {_escape(worker)}" for worker, name in names.items()]
     lines.append(f"  participant {_ROUTER}")
-    if not scenes:
-        lines.append(f"  Note over {_ROUTER}: {_escape(situation_words(subject))}")
-    elif subject.decided is not None:
-        lines += [f"  {line}" for line in _scene(scenes[0], names)]
+    everyone = f"w0,{_ROUTER}" if names else _ROUTER
+    lines.append(f"  Note over {everyone}: {_escape(_headline(subject, scenes))}")
+    if subject.decided is not None:
+        lines += [f"  {line}" for scene in scenes for line in _scene(scene, names)]
     else:
         lines += _alternatives(scenes, names)
     return "\n".join(lines) + "\n"
 
 
-def _title(subject: Subject, scenes: tuple[Scene, ...]) -> str:
-    if subject.decided is None or not scenes:
-        return f"{subject.strategy.name}, {subject.strategy.description}"
-    return f"{subject.strategy.name}, {scenes[0].title}"
+def _headline(subject: Subject, scenes: tuple[Scene, ...]) -> str:
+    """For a note: Mermaid cuts long titles off."""
+    if subject.decided is None:
+        return subject.strategy.description or subject.strategy.name
+    return scenes[0].title if scenes else situation_words(subject)
 
 
 def _alternatives(scenes: tuple[Scene, ...], names: dict[str, str]) -> Iterator[str]:

@@ -35,6 +35,7 @@ _SHAPES = """
 .plan .heading{font-size:14px;font-weight:600}
 .plan .worker,.plan .strong{font-weight:600}
 .plan .dim{font-weight:400}
+.plan .remark{font-size:11.5px}
 .plan .label,.plan .tick,.plan .worker,.plan .strong{paint-order:stroke;stroke-width:4px;\
 stroke-linejoin:round}
 .plan .grid{stroke-width:1;stroke-dasharray:2 4}
@@ -54,8 +55,9 @@ def _colours(colours: dict[str, str]) -> str:
     rules = {
         ".paper": f"fill:{get('paper')}",
         "text": f"fill:{get('ink')}",
-        ".dim,.plan .tick": f"fill:{get('dim')}",
+        ".dim,.plan .tick,.plan .remark": f"fill:{get('dim')}",
         ".label,.plan .tick,.plan .worker,.plan .strong": f"stroke:{get('paper')}",
+        ".on-band": f"stroke:{get('band')}",
         ".lane": f"fill:{get('paper')};stroke:{get('rule')}",
         ".lane-0": f"fill:{get('band')}",
         ".grid": f"stroke:{get('rule')}",

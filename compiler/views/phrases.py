@@ -15,7 +15,7 @@ from mserve.compiler.plan import (
     TicketName,
 )
 from mserve.dsl.source import Source
-from mserve.dsl.syntax import Generate, Reuse
+from mserve.dsl.syntax import Generate, Number, Reuse
 
 
 class Phrases:
@@ -41,7 +41,7 @@ class Phrases:
     def of(self, step: Step) -> str:
         if isinstance(step, PrepRecv):
             sender = self._labels.worker(self._senders[step.ticket].worker)
-            return f"receive {self._amounts[step.ticket]} from {sender}"
+            return f"receive KV of {self._amounts[step.ticket]} from {sender}"
         if isinstance(step, RemoteSend):
             return self._send(step)
         if isinstance(step, StartGenerate):
@@ -91,4 +91,5 @@ class Phrases:
             return str(step.max_tokens)
         generates = (each for each in self._origins[step.id] if isinstance(each, Generate))
         count = next(each.count for each in generates if each.count is not None)
-        return " ".join(self._source.slice(count.span).split())
+        text = " ".join(self._source.slice(count.span).split())
+        return text if isinstance(count, Number) else f"`{text}`"

@@ -20,7 +20,7 @@ from mserve.compiler.plan import (
     TicketName,
 )
 from mserve.compiler.predict import Timeline
-from mserve.compiler.testing import spell
+from mserve.compiler.spelling import spell
 from mserve.compiler.views.phrases import Phrases
 from mserve.compiler.views.quantities import count, duration, size
 from mserve.compiler.views.subject import Chosen, Decided, Subject
@@ -29,7 +29,7 @@ from mserve.dsl.syntax import Generate, Node, Replicate, Reuse, Route
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of the strategy's text."""
+    """A step in the strategy's text and the line where it begins."""
 
     path: str
     number: int
@@ -77,7 +77,7 @@ class Move:
 @dataclass(frozen=True, slots=True)
 class Scene:
     """One plan. `acts` stand lane by lane, in each by their beginning; `busy_s` is how long each
-    lane's worker is still occupied by earlier prompts. `first_token` is None if nothing is timed."""
+    lane's worker is still occupied by earlier prompts. `first_token` is its place on the axis."""
 
     name: str  # of the route
     title: str
@@ -86,11 +86,8 @@ class Scene:
     busy_s: tuple[float, ...]
     acts: tuple[Act, ...]
     moves: tuple[Move, ...]
-    first_token: float | None = None
-
-    @property
-    def is_timed(self) -> bool:
-        return self.first_token is not None
+    first_token: float
+    is_timed: bool
 
     @property
     def end(self) -> float:
@@ -122,10 +119,6 @@ def situation_words(subject: Subject) -> str:
     return f"a prompt of {prompt}"
 
 
-OUTCOMES = {True: "taken", False: "its guard does not hold", None: "something it needs is missing"}
-"""Of a route that was tried."""
-
-
 def given_words(decided: Decided) -> str:
     """The situation in the words in which it was given."""
     return "given " + ", ".join(" ".join(text.split()) for text in decided.given)
@@ -147,6 +140,8 @@ def _symbolic(subject: Subject, route: SymbolicRoute) -> Scene:
         (0.0,) * len(builder.lanes),
         builder.acts(),
         builder.moves(),
+        builder.first_token(),
+        is_timed=False,
     )
 
 
@@ -158,17 +153,17 @@ def _timed(subject: Subject, decided: Decided, chosen: Chosen) -> Scene:
     token_bytes = cluster.profile.kv_token_bytes
     origins = find_origins(_route(subject, plan.route), chosen.draft, plan)
     builder = _Builder(subject, plan, origins, labels, spans, chosen.critical, token_bytes)
-    guard = next(route.guard for route in subject.strategy.routes if route.name == plan.route)
     first_token = duration(timeline.first_token_s)
     return Scene(
         plan.route,
         f"route {plan.route}: {situation_words(subject)}, first token after {first_token}",
-        f"{guard_words(guard)}; {given_words(decided)}",
+        given_words(decided),
         builder.lanes,
         tuple(cluster.worker("prefill_backlog", worker) for worker in builder.workers),
         builder.acts(),
         builder.moves(),
         timeline.first_token_s,
+        is_timed=True,
     )
 
 
@@ -269,7 +264,12 @@ class _Builder:
 
     def _line(self, node: Node) -> Line:
         number = self._source.position(node.span.start).line
-        return Line(self._source.path, number, self._source.line(number).strip())
+        return Line(self._source.path, number, " ".join(self._source.slice(node.span).split()))
+
+    def first_token(self) -> float:
+        """Where the answer begins, on the axis."""
+        answer = next(step for step in self._plan.steps if isinstance(step, StartGenerate))
+        return self._spans[answer.id].middle
 
     def moves(self) -> tuple[Move, ...]:
         return tuple(self._move(step) for step in self._plan.steps if isinstance(step, PrepRecv))
@@ -286,4 +286,4 @@ class _Builder:
             return f"[{self._labels.position(send.begin)}, {self._labels.position(send.end)})"
         begin = max(send.begin, self._labels.cached.get(prep.worker, 0))
         num_tokens = max(0, send.end - begin)
-        return f"{count(num_tokens, 'token')}, {size(num_tokens * self._token_bytes)}"
+        return f"{count(num_tokens, 'token')} ({size(num_tokens * self._token_bytes)})"

@@ -2,15 +2,18 @@
 given. Everything is computed here once; the formats only word and draw it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from mserve.compiler.describe import StrategyPlan, describe
+from mserve.compiler.frame import Frame
 from mserve.compiler.givens import Situation
 from mserve.compiler.passes import Draft
 from mserve.compiler.pipeline import CompiledStrategy
 from mserve.compiler.plan import BindingValue, Plan, StepName
 from mserve.compiler.predict import Timeline, critical_path, predict
+from mserve.compiler.reasons import Reason, Reasons
 from mserve.dsl.source import Source
 from mserve.dsl.syntax import Strategy
 
@@ -26,17 +29,40 @@ class Chosen:
 
 
 @dataclass(frozen=True, slots=True)
+class Tried:
+    """A route in a decision; `holds` is None if something is missing or nobody asked. `reasons` are
+    those of its guard, `remark` stands where the guard decided nothing."""
+
+    route: str
+    outcome: Literal["taken", "passed over", "not tried"]
+    holds: bool | None = None
+    reasons: tuple[Reason, ...] = ()
+    remark: str = ""
+
+    @property
+    def why(self) -> str:
+        """A clause in the words of the strategy and the values they had, or nothing."""
+        return self.remark or "; ".join(map(str, self.reasons))
+
+    def __str__(self) -> str:
+        return f"{self.outcome}, {self.why}" if self.why else self.outcome
+
+
+@dataclass(frozen=True, slots=True)
 class Decided:
-    """`given` is the situation as it was written down; `bindings` and `forecasts` (seconds to the first token by route) are those that were needed,
-    `guards` the routes tried; without a possible route, nothing is chosen."""
+    """`given` is the situation as it was written down; `bindings`, their values as `spelled`, and
+    `forecasts` (seconds to the first token by route) are those that were needed; `routes` are all,
+    in order. Without a possible route, nothing is chosen."""
 
     situation: Situation
     given: tuple[str, ...]
     bindings: Mapping[str, BindingValue]
-    guards: tuple[tuple[str, bool | None], ...]
+    spelled: Mapping[str, str]
+    routes: tuple[Tried, ...]
     forecasts: Mapping[str, float]
     chosen: Chosen | None
-    adapted: Mapping[str, tuple[float, float]]  # params that `adapt` would set: from, to
+    adapted: Mapping[str, tuple[str, str]]  # params that `adapt` would set: from, to, as spelled
+    adapted_to: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,21 +85,41 @@ def subject_of(
 def _decide(strategy: CompiledStrategy, situation: Situation, given: tuple[str, ...]) -> Decided:
     frame = situation.frame(strategy)
     decision = strategy.decide_in(frame)
+    bindings, forecasts = strategy.bindings(frame), dict(frame.forecasts)
     chosen = None
     if decision is not None:
         plan = decision.plan
         route = next(route for route in strategy.routes if route.name == plan.route)
         timeline = predict(plan, situation.cluster)
         chosen = Chosen(route.draft(frame), plan, timeline, critical_path(plan, timeline))
+    routes = tuple(_tried(strategy, frame))
+    adapted = strategy.adapt_in(frame, strategy.adaptations)
+    spell = strategy.spell
     return Decided(
         situation,
         given,
-        strategy.bindings(frame),
-        tuple(frame.guards),
-        dict(frame.forecasts),
+        bindings,
+        {name: spell(name, value) for name, value in bindings.items()},
+        routes,
+        forecasts,
         chosen,
-        {
-            name: (frame.params[name], value)
-            for name, value in strategy.adapt_in(frame, strategy.adaptations).items()
-        },
+        {name: (spell(name, frame.params[name]), spell(name, to)) for name, to in adapted.items()},
+        adapted,
     )
+
+
+def _tried(strategy: CompiledStrategy, frame: Frame) -> Iterator[Tried]:
+    reasons, outcomes = Reasons(strategy, frame), dict(frame.guards)
+    for route in strategy.tree.routes:
+        if route.name not in outcomes:
+            yield Tried(route.name, "not tried")
+            continue
+        held = outcomes[route.name]
+        if held is None:
+            missing = reasons.missing(route) or "something it needs"
+            yield Tried(route.name, "passed over", remark=f"{missing} is missing")
+        elif route.guard is None:
+            yield Tried(route.name, "taken", held, remark="it has no guard")
+        else:
+            why = reasons.of(route.guard)
+            yield Tried(route.name, "taken" if held else "passed over", held, why)

@@ -7,6 +7,7 @@ shapes and colours; where they stand is layout.py's.
 
 from collections.abc import Sequence
 
+from mserve.compiler.views.head import draw_head
 from mserve.compiler.views.layout import (
     FONT_SIZE,
     LABEL_SIZE,
@@ -27,11 +28,9 @@ from mserve.compiler.views.legend import draw_legend
 from mserve.compiler.views.palette import PATTERNS, STYLE
 from mserve.compiler.views.quantities import duration
 from mserve.compiler.views.scene import (
-    OUTCOMES,
     Act,
     Move,
     Scene,
-    given_words,
     scenes_of,
     situation_words,
 )
@@ -39,15 +38,16 @@ from mserve.compiler.views.shapes import FILLS, box, text
 from mserve.compiler.views.subject import Subject
 from mserve.compiler.views.xml import clean, element
 
-_TITLE_SIZE, _HEADING_SIZE = 17, 14
-_AXIS_HEIGHT = 46
+_HEADING_SIZE = 14
+_AXIS_HEIGHT, _COLUMNS_HEIGHT = 46, 28
 
 
 def draw_svg(subject: Subject, *, has_headline: bool = True) -> str:
     """The whole drawing: headline, a panel for every scene, legend."""
-    parts, y = _headline(subject, MARGIN + 16.0) if has_headline else ([], 0.0)
-    refusal, y = _refusal(subject, y)
-    parts += refusal
+    parts, y = draw_head(subject, MARGIN + 16.0) if has_headline else ([], 0.0)
+    if subject.decided is not None and subject.decided.chosen is None:
+        y += 28
+        parts.append(text(situation_words(subject), MARGIN, y, "heading"))
     scenes = scenes_of(subject)
     for scene in scenes:
         panel, y = _panel(scene, y)
@@ -74,32 +74,6 @@ def _document(subject: Subject, parts: Sequence[str], height: float) -> str:
     )
 
 
-def _headline(subject: Subject, y: float) -> tuple[list[str], float]:
-    strategy, parts = subject.strategy, []
-    room = WIDTH - 2.0 * MARGIN
-    name = cut_text(strategy.name, room, _TITLE_SIZE * 1.08)
-    parts.append(text(name, MARGIN, y + 4, "title"))
-    lines = wrap_text(strategy.description, room, 3)
-    for line in lines:
-        y += LINE_HEIGHT + 4
-        parts.append(text(line, MARGIN, y + 4, "dim"))
-    return parts, y + 12
-
-
-def _refusal(subject: Subject, y: float) -> tuple[list[str], float]:
-    """Where no route is possible: why each was passed over."""
-    decided, parts = subject.decided, []
-    if decided is None or decided.chosen is not None:
-        return [], y
-    words = [(situation_words(subject), "heading"), (given_words(decided), "dim")]
-    words += [(f"route {name}: {OUTCOMES[held]}", "dim") for name, held in decided.guards]
-    y += 8
-    for line, class_ in words:
-        y += LINE_HEIGHT + 4
-        parts.append(text(cut_text(line, WIDTH - 2.0 * MARGIN, _HEADING_SIZE), MARGIN, y, class_))
-    return parts, y
-
-
 # --- one plan ----------------------------------------------------------------------------------
 
 
@@ -107,16 +81,20 @@ def _panel(scene: Scene, y: float) -> tuple[list[str], float]:
     room = WIDTH - 2.0 * MARGIN
     y += 28
     parts = [text(cut_text(scene.title, room, _HEADING_SIZE * 1.08), MARGIN, y, "heading")]
-    for line in wrap_text(scene.subtitle, room, 3):
+    for line in wrap_text("" if scene.is_timed else scene.subtitle, room, 3):
         y += LINE_HEIGHT + 2
         parts.append(text(line, MARGIN, y, "dim"))
-    layout = lay_out(scene, y + _AXIS_HEIGHT)
+    layout = lay_out(scene, y + (_AXIS_HEIGHT if scene.is_timed else _COLUMNS_HEIGHT))
     parts += [_lane(lane, number, layout) for number, lane in enumerate(layout.lanes)]
     parts += _time_axis(scene, layout) if scene.is_timed else _columns(scene, layout)
     parts += [_arrow(scene, arrow) for arrow in layout.arrows]
     parts += [_bar(scene, row) for row in layout.rows]
     parts += [_label(scene, row) for row in layout.rows]
-    parts += [_busy(lane, layout.axis) for lane in layout.lanes if lane.busy_until is not None]
+    parts += [
+        _busy(lane, number, layout.axis)
+        for number, lane in enumerate(layout.lanes)
+        if lane.busy_until is not None
+    ]
     return parts, layout.bottom + 6
 
 
@@ -124,13 +102,18 @@ def _lane(lane: Lane, number: int, layout: Layout) -> str:
     height, room = lane.bottom - lane.top, WIDTH - 2.0 * MARGIN
     middle = (lane.top + lane.bottom) / 2 - (len(lane.lines) - 1) * LINE_HEIGHT / 2 + 4
     names = [
-        text(line, MARGIN + 8, middle + i * LINE_HEIGHT, "worker")
+        text(line, MARGIN + 8, middle + i * LINE_HEIGHT, f"worker{_on(number)}")
         for i, line in enumerate(lane.lines)
     ]
     band = element(
         "rect", class_=f"lane lane-{number % 2}", x=MARGIN, y=lane.top, width=room, height=height
     )
     return element("g", element("title", clean(f"worker {lane.name}")), band, *names)
+
+
+def _on(lane: int) -> str:
+    """The class for words that stand in a lane: they keep lines away in its colour."""
+    return "" if lane % 2 else " on-band"
 
 
 def _time_axis(scene: Scene, layout: Layout) -> list[str]:
@@ -141,14 +124,13 @@ def _time_axis(scene: Scene, layout: Layout) -> list[str]:
         width = text_width(words, FONT_SIZE)
         x = min(max(x - width / 2, axis.left), axis.right - width)
         parts.append(text(words, x, y, "tick"))
-    assert scene.first_token is not None, "an axis of time has a first token"
-    return parts + _first_token(scene.first_token, layout)
+    words = f"first token after {duration(scene.first_token)}"
+    return parts + _first_token(words, axis.x(scene.first_token), layout, layout.top - 24)
 
 
-def _first_token(time_s: float, layout: Layout) -> list[str]:
+def _first_token(words: str, x: float, layout: Layout, y: float) -> list[str]:
     """The line that divides the wait from the answer; behind a bend the scale is another."""
-    axis, y = layout.axis, layout.top - 24
-    x, words = axis.x(time_s), f"first token {duration(time_s)}"
+    axis = layout.axis
     left = min(max(x - text_width(words, LABEL_SIZE) / 2, axis.left), axis.right)
     left = min(left, axis.right - text_width(words, LABEL_SIZE))
     parts = [_vertical(x, y + 4, layout.bottom, "first"), text(words, left, y, "strong")]
@@ -170,12 +152,9 @@ def _break(x: float, y: float) -> str:
 def _columns(scene: Scene, layout: Layout) -> list[str]:
     parts = []
     for number in range(int(scene.end)):
-        left, right = layout.axis.x(number), layout.axis.x(number + 1)
-        words = str(number + 1)
-        x = (left + right - text_width(words)) / 2
-        parts.append(text(words, x, layout.top - 8, "tick"))
-        parts.append(_vertical(left, layout.top - 4, layout.bottom, "grid"))
-    return parts
+        parts.append(_vertical(layout.axis.x(number), layout.top, layout.bottom, "grid"))
+    x = layout.axis.x(scene.first_token)
+    return parts + _first_token("first token", x, layout, layout.top - 8)
 
 
 def _vertical(x: float, top: float, bottom: float, class_: str) -> str:
@@ -204,7 +183,7 @@ def _label(scene: Scene, row: Row) -> str:
     words = [clean(row.label)]
     if row.times:
         words.append(element("tspan", clean(row.times), class_="dim", dx=8))
-    class_ = "label strong" if row.act.is_critical else "label"
+    class_ = ("label strong" if row.act.is_critical else "label") + _on(row.act.lane)
     return element("text", story, *words, class_=class_, x=row.label_x, y=row.label_y)
 
 
@@ -245,7 +224,7 @@ def _move_story(scene: Scene, move: Move) -> str:
     return "\n".join([*lines, *map(str, target.lines)])
 
 
-def _busy(lane: Lane, axis: Axis) -> str:
+def _busy(lane: Lane, number: int, axis: Axis) -> str:
     """What the worker still has to compute for others."""
     assert lane.busy_until is not None, "only a busy worker has a bar for it"
     words = f"busy with earlier prompts for {duration(lane.busy_s)}"
@@ -254,5 +233,5 @@ def _busy(lane: Lane, axis: Axis) -> str:
         "g",
         element("title", clean(f"{lane.name} is {words}")),
         box("busy", axis.left, lane.busy_until, y + 18),
-        text(cut_text(words, axis.right - axis.left), axis.left, y + 13, "label dim"),
+        text(cut_text(words, axis.right - axis.left), axis.left, y + 13, f"label dim{_on(number)}"),
     )

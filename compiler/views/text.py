@@ -1,4 +1,4 @@
-"""A plan as text for a terminal: the decision table, the steps of each worker, bars of time."""
+"""A plan as text for a terminal: the decision table, the steps in order, bars of time."""
 
 from collections.abc import Iterable, Iterator
 
@@ -6,17 +6,22 @@ from mserve.compiler.describe import Labels, StrategyPlan, SymbolicRoute
 from mserve.compiler.givens import GivenError
 from mserve.compiler.passes import PASSES, Draft
 from mserve.compiler.plan import Plan, PrepRecv, RemoteSend, StartGenerate, Step
-from mserve.compiler.predict import StepTime, Timeline
-from mserve.compiler.testing import spell
+from mserve.compiler.spelling import spell
+from mserve.compiler.views.bars import bar_lines
+from mserve.compiler.views.quantities import size
 from mserve.compiler.views.subject import Decided, Subject
-
-_BAR_WIDTH = 40
 
 
 def write_text(subject: Subject) -> str:
     if subject.decided is None:
         return _lines(_strategy_lines(subject.strategy))
     return _lines(_decision_lines(subject.strategy.name, subject.decided))
+
+
+def write_decision(subject: Subject) -> str:
+    """The decision and its plan, without times."""
+    assert subject.decided is not None, "without a situation nothing is decided"
+    return _lines(_decision_lines(subject.strategy.name, subject.decided, is_timed=False))
 
 
 def write_stage(subject: Subject, after: str) -> str:
@@ -49,6 +54,13 @@ def _strategy_lines(plan: StrategyPlan, after: str = "") -> Iterator[str]:
             yield from _stage_lines(route, after)
         else:
             yield from _plan_lines(route.plan(), route.labels)
+    yield ""
+    yield NOTATION
+
+
+NOTATION = (
+    "[a, b) is from token a up to, but without, b; n is the prompt's length, ratios are of it"
+)
 
 
 def _stage_lines(route: SymbolicRoute, after: str) -> Iterator[str]:
@@ -67,21 +79,21 @@ def _segment_lines(draft: Draft, labels: Labels) -> Iterator[str]:
         yield f"  [{labels.position(begin)}, {labels.position(end)}) on {labels.worker(worker)}"
 
 
-def _plan_lines(plan: Plan, labels: Labels) -> Iterator[str]:
-    """The steps of each worker together, in the order in which the workers first act."""
-    words = _StepWords(plan, labels)
-    for worker in dict.fromkeys(step.worker for step in plan.steps):
-        yield f"  {labels.worker(worker)}"
-        for step in plan.steps:
-            if step.worker == worker:
-                yield f"    {step.id:<4}{step.op:<16}{words.of(step)}"
+def _plan_lines(plan: Plan, labels: Labels, token_bytes: int | None = None) -> Iterator[str]:
+    """The steps in the plan's order: each stands below all that it waits for."""
+    words = _StepWords(plan, labels, token_bytes)
+    names = [labels.worker(step.worker) for step in plan.steps]
+    width = max(map(len, names))
+    for step, name in zip(plan.steps, names, strict=True):
+        yield f"  {step.id:<4}{name:<{width}}  {step.op:<16}{words.of(step)}"
 
 
 class _StepWords:
     """A step's arguments in words."""
 
-    def __init__(self, plan: Plan, labels: Labels) -> None:
+    def __init__(self, plan: Plan, labels: Labels, token_bytes: int | None) -> None:
         self._plan = plan
+        self._token_bytes = token_bytes
         self._labels = labels
         self._receivers = {s.ticket: s.worker for s in plan.steps if isinstance(s, PrepRecv)}
 
@@ -101,9 +113,18 @@ class _StepWords:
         return words + (f", {min(cached, end) - begin} cached," if cached > begin else "")
 
     def _send(self, step: RemoteSend) -> str:
-        to = [f"{ticket} ({self._labels.worker(self._receivers[ticket])})" for ticket in step.to]
+        to = [f"{ticket} ({self._receipt(step, ticket)})" for ticket in step.to]
         kept = f" to {', '.join(to)}" if to else " to keep"
         return self._range(step.worker, step.begin, step.end) + kept
+
+    def _receipt(self, step: RemoteSend, ticket: str) -> str:
+        """Who gets it and, where numbers are known, how much of it really moves."""
+        worker = self._receivers[ticket]
+        name = self._labels.worker(worker)
+        if self._token_bytes is None:
+            return name
+        moved = step.end - max(step.begin, self._labels.cached.get(worker, 0))
+        return f"{name}, {size(max(0, moved) * self._token_bytes)}"
 
     def _generate(self, step: StartGenerate) -> str:
         num_tokens = self._plan.num_tokens
@@ -122,15 +143,15 @@ def _with(tickets: tuple[str, ...]) -> str:
 # --- a decision in a situation -----------------------------------------------------------------
 
 
-def _decision_lines(strategy: str, decided: Decided) -> Iterator[str]:
+def _decision_lines(strategy: str, decided: Decided, *, is_timed: bool = True) -> Iterator[str]:
     cluster = decided.situation.cluster
     yield f"strategy {strategy}, a prompt of {cluster.num_tokens} tokens"
-    for name, value in decided.bindings.items():
-        yield f"  let    {name} = {spell(value)}"
+    for name, value in decided.spelled.items():
+        yield f"  let    {name} = {value}"
     for name, (before, after) in decided.adapted.items():
-        yield f"  adapt  {name} = {spell(after)}, from {spell(before)}"
-    for name, held in decided.guards:
-        yield f"  route  {name}: {_OUTCOMES[held]}"
+        yield f"  adapt  {name} = {after}, from {before}"
+    for tried in decided.routes:
+        yield f"  route  {tried.route}: {tried}"
     if decided.chosen is None:
         yield "no route is possible: the request waits"
         return
@@ -139,31 +160,7 @@ def _decision_lines(strategy: str, decided: Decided) -> Iterator[str]:
     labels = Labels(workers, cached={w: cluster.cached(w) for w in workers})
     yield ""
     yield f"plan of route {plan.route}"
-    yield from _plan_lines(plan, labels)
-    yield ""
-    yield from _timeline_lines(plan, decided.chosen.timeline, labels, cluster.profile.name)
-
-
-_OUTCOMES = {True: "taken", False: "its guard does not hold", None: "something it needs is missing"}
-
-
-def _timeline_lines(plan: Plan, timeline: Timeline, labels: Labels, profile: str) -> Iterator[str]:
-    """Bars up to the first token; what ends later is cut off there."""
-    yield f"predicted with the cost profile {profile}: first token at {_ms(timeline.first_token_s)}"
-    width = max(len(labels.worker(step.worker)) for step in plan.steps)
-    for step, time in zip(plan.steps, timeline.steps, strict=True):
-        if not isinstance(step, PrepRecv):
-            worker = labels.worker(step.worker)
-            until = f"{_ms(time.begin_s)} to {_ms(time.end_s)}"
-            yield f"  {worker:<{width}}  {step.id:<4}|{_bar(time, timeline)}|  {until}"
-
-
-def _bar(time: StepTime, timeline: Timeline) -> str:
-    scale = _BAR_WIDTH / timeline.first_token_s if timeline.first_token_s else 0.0
-    begin = min(_BAR_WIDTH - 1, round(time.begin_s * scale))
-    end = min(_BAR_WIDTH, max(begin + 1, round(time.end_s * scale)))
-    return (" " * begin + "=" * (end - begin)).ljust(_BAR_WIDTH)
-
-
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1000:,.1f} ms"
+    yield from _plan_lines(plan, labels, cluster.profile.kv_token_bytes)
+    if is_timed:
+        yield ""
+        yield from bar_lines(decided, decided.chosen, labels)

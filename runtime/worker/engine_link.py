@@ -136,14 +136,22 @@ class EngineLink:
         engine process is gone or silent. Close it with `unsubscribe`. Raises the engine's refusal."""
         queue: PlanEvents = asyncio.Queue()
         self._queues.setdefault(call.key, set()).add(queue)
+        asking = asyncio.ensure_future(self.ask(lambda number: ipc.Submit(number, call, held)))
         try:
-            answer = await self.ask(lambda number: ipc.Submit(number, call, held))
+            answer = await asyncio.shield(asking)
             if isinstance(answer, ipc.Refused):
                 raise answer.problem.error()
         except BaseException:
             self.unsubscribe(call.key, queue)
+            asking.add_done_callback(lambda done: self._cancel_if_taken(call.key, done))
             raise
         return queue
+
+    def _cancel_if_taken(self, key: str, asked: asyncio.Future[ipc.Answer]) -> None:
+        """The caller left before the engine had answered: nobody waits for a plan that it took."""
+        is_answer = not asked.cancelled() and asked.exception() is None
+        if is_answer and isinstance(asked.result(), ipc.Accepted) and not self.closed.is_set():
+            self.send(ipc.Cancel(key))
 
     def unsubscribe(self, key: str, queue: PlanEvents) -> None:
         queues = self._queues.get(key, set())

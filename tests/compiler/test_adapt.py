@@ -89,5 +89,5 @@ def test_nothing_changes_before_it_is_set(strategy: CompiledStrategy) -> None:
 
 def test_a_situation_shows_what_would_become_of_the_params(strategy: CompiledStrategy) -> None:
     asked = PlanRequest(givens=["prefill_backlog(prefill[0]) = 2s"], params=["tail = 20%"])
-    assert "\n  adapt  tail = 0.4, from 0.2\n" in plan_text(strategy, asked)
+    assert "\n  adapt  tail = 40%, from 20%\n" in plan_text(strategy, asked)
     assert json.loads(plan_json(strategy, asked))["adapted"]["tail"] == pytest.approx(0.4)

@@ -56,11 +56,18 @@ def test_what_holds_passes(compile_text: Compile, body: str) -> None:
     ("body", "sentence"),
     [
         ("expect route short", "expected route short, got split"),
-        ("cluster decode = 0  expect route short", "expected route short, got none"),
+        ("cluster decode = 0  expect route short", "expected route short, got no route"),
         ("cluster decode = 0  expect d = 1", "expected d = 1, got missing"),
         ("cluster decode = 2  expect d = decode[1]", "expected d = decode[1], got decode[0]"),
         ("expect wanted = 7", "expected wanted = 7, got 1000"),
-        ("expect wanted < 7", "expected wanted < 7 = true, got false"),
+        ("expect wanted < 7", "expected wanted < 7, got 1000 < 7"),
+        ("expect load(d) > 1s and wanted < 7", "expected load(d) > 1s and wanted < 7, got 0s > 1s"),
+        (
+            "cluster decode = 0  expect load(d) < 1s",
+            "expected load(d) < 1s, but something in it is missing",
+        ),
+        ("expect load(d) = 1s", "expected load(d) = 1s, got 0s"),
+        ("given tail = 20%  expect tail = 0.1", "expected tail = 10%, got 20%"),
         (
             "expect sends [:800] from prefill[0] to decode[0]",
             "expected sends [0:800] from prefill[0] to decode[0], got [0:900] from prefill[0] to decode[0]",
@@ -69,16 +76,22 @@ def test_what_holds_passes(compile_text: Compile, body: str) -> None:
             "given cached(decode[0]) = 900  expect sends [:9] from prefill[0] to decode[0]",
             "expected sends [0:9] from prefill[0] to decode[0], got none",
         ),
-        ("given load(decode[3]) = 1s", "there is no worker decode[3] in a cluster with decode = 1"),
-        ("given tail = 95%", "'tail' goes from 0 to 0.9, not 0.95"),
+        (
+            "given load(decode[3]) = 1s",
+            "there is no worker decode[3] in a cluster with decode = 1; positions count from 0",
+        ),
+        ("given tail = 95%", "'tail' goes from 0% to 90%, not 95%"),
         ("cluster workers = 2", "there is no pool 'workers'; the strategy has: prefill, decode"),
         ("cluster decode = 1.5", "pool 'decode' can have 0 to 1000 workers"),
-        ("given nothing = 1", "'nothing' is neither a binding, a param nor an observation here"),
-        ("given ttft(slow) = 1s", "there is no route 'slow'"),
+        ("given nothing = 1", "'nothing' is neither a binding, a param nor an observation"),
+        ("given ttft(slow) = 1s", "there is no route 'slow'; the strategy has: short, split"),
         ("given random(decode) = 1", "'random' is not an observation that can be given"),
         (
             "given tokens(prompt) = load(decode[0])",
-            "a given value is a constant or a worker like `decode[0]`",
+            (
+                "`load(decode[0])` is no value that can be given: that is a constant, like `2s`, `10%` or "
+                '`"text"`, or a worker, like `prefill[0]`'
+            ),
         ),
     ],
 )

@@ -178,8 +178,8 @@ def _height(path: str) -> float:
 def test_tokens_and_bytes_are_those_that_really_move(compile_text: Compile) -> None:
     asked = PlanRequest(givens=[*SITUATION.givens, "cached(c[0]) = 200"])
     text = plan_view(compile_text(EVERYTHING), asked, "svg")
-    assert "receive 1,200 tokens, 150 MiB from a[0]" in text
-    assert "receive 1,000 tokens, 125 MiB from a[0]" in text  # less what c[0] has
+    assert "receive KV of 1,200 tokens (150 MiB) from a[0]" in text
+    assert "receive KV of 1,000 tokens (125 MiB) from a[0]" in text  # less what c[0] has
 
 
 def test_the_critical_path_is_heavy(compile_text: Compile) -> None:
@@ -204,6 +204,31 @@ def test_nothing_is_loaded_from_elsewhere(compile_text: Compile) -> None:
         assert not re.findall(r"<script|<link|<img|@import|src=|url\((?!#)", text)
         links = set(re.findall(r'https?://[^"\s<]*', text))
         assert links == {"http://www.w3.org/2000/svg"}
+
+
+def test_above_the_drawing_stands_the_decision_and_why() -> None:
+    asked = PlanRequest(cluster=["workers = 1"], givens=["load(workers[0]) = 5s"])
+    root = drawing(shipped("migration"), asked)
+    words = [" ".join("".join(each.itertext()).split()) for each in root.iter(f"{SVG}text")]
+    for row in (
+        ["given", "workers = 1, load(workers[0]) = 5s"],
+        ["let", "home = workers[0]", "argmax(cached(w) for w in workers)"],
+        ["route", "move: passed over", "ttft(move) < ttft(stay) does not hold (5.061s < 5.061s)"],
+        ["route", "stay: taken", "it has no guard"],
+    ):
+        start = words.index(row[1])
+        assert words[start - 1 : start - 1 + len(row)] == row
+    assert "critical path: what the first token waits for" in words
+
+
+def test_above_the_symbols_stands_what_they_are() -> None:
+    root = drawing(shipped("balanced"), PlanRequest())
+    words = ["".join(each.itertext()) for each in root.iter(f"{SVG}text")]
+    assert words[2:8] == [
+        *("param", "tail = 10%", "0% to 90%"),
+        *("let", "p = argmin(load(w) for w in prefill)", "let"),
+    ]
+    assert words.count("first token") == 2  # in either route
 
 
 # --- html --------------------------------------------------------------------------------------
@@ -251,8 +276,14 @@ def test_the_page_has_the_decision_and_marks_the_route() -> None:
     asked = PlanRequest(cluster=["workers = 2"], givens=givens)
     page = _Page(plan_view(shipped("migration"), asked, "html"))
     assert ["home", "argmax(cached(w) for w in workers)", "workers[0]"] in page.rows
-    assert ["move", "when ttft(move) < ttft(stay)", "taken", "first token 81.1 ms"] in page.rows
-    assert ["stay", "otherwise", "not tried", "first token 5.06 s"] in page.rows
+    assert [
+        "move",
+        "when ttft(move) < ttft(stay)",
+        "taken",
+        "81.1ms < 5.064s",
+        "first token 81.1 ms",
+    ] in page.rows
+    assert ["stay", "otherwise", "not tried", "", "first token 5.06 s"] in page.rows
     assert page.marked[0].startswith("route move")
     assert page.marked[-1] == "}"
 
@@ -288,7 +319,7 @@ def hostile(compile_text: Compile) -> CompiledStrategy:
 
 def test_svg_and_html_hold_any_text(hostile: CompiledStrategy) -> None:
     root = drawing(hostile, PlanRequest())
-    assert any("</title><script>" in title(each) for each in by_class(root, "step"))
+    assert any("]]> <i> & ;" in title(each) for each in by_class(root, "step"))
     text = plan_view(hostile, PlanRequest(), "html")
     assert "<script" not in text
     _Page(text)
@@ -297,7 +328,8 @@ def test_svg_and_html_hold_any_text(hostile: CompiledStrategy) -> None:
 def test_mermaid_holds_any_text(hostile: CompiledStrategy, compile_text: Compile) -> None:
     words = r"(?:[^#;:%<>\n]|#\d+;)+"
     statement = re.compile(
-        rf"\s*(sequenceDiagram|title {words}|participant \w+( as {words})?|Note over \w+: {words}"
+        rf"\s*(sequenceDiagram|title {words}|participant \w+( as {words})?"
+        rf"|Note over \w+(,\w+)?: {words}"
         rf"|\w+--?>>\w+: {words}|(alt|else) {words}|end)"
     )
     for strategy in (hostile, compile_text(EVERYTHING)):
