@@ -171,6 +171,10 @@ class Engine:
         events, self._events = self._events, []
         return events
 
+    def starved(self) -> list[str]:
+        """Keys of those who wait for pages while there are too few, as `plan` found last."""
+        return [sequence.key for sequence in self._scheduler.starved]
+
     def find(self, key: str) -> Sequence | None:
         return self._sequences.get(key)
 

@@ -103,6 +103,13 @@ class Scheduler:
     def num_waiting(self) -> int:
         return len(self._waiting) + len(self._waiting_to_receive)
 
+    @property
+    def starved(self) -> list[Sequence]:
+        """Those who wait for pages while there are too few for the first of them."""
+        if self._refused is None or self._refused[1] != self._cache.version:
+            return []
+        return [*self._waiting, *self._waiting_to_receive]
+
     def _queue_of(self, sequence: Sequence) -> list[Sequence]:
         return self._waiting_to_receive if sequence.receives else self._waiting
 

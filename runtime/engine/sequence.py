@@ -110,6 +110,13 @@ class Sequence:
         )
 
     @property
+    def is_stalled(self) -> bool:
+        """It has pages and nothing to do with them until another worker acts."""
+        if self.state is not SequenceState.RUNNING or self.is_decoding:
+            return False
+        return self.num_computed >= self.compute_stop
+
+    @property
     def may_generate(self) -> bool:
         """It generates, or holds what it receives for a `start_generate` still to come."""
         if self.generate_step is not None:

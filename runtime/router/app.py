@@ -5,6 +5,7 @@ Everything that touches the world is given: registry, prefix index, worker clien
 
 import logging
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -41,8 +42,12 @@ MAX_BODY_BYTES = 4 << 20
 
 
 def new_id() -> str:
-    """128 random bits: who knows a plan's id may use its tickets."""
-    return secrets.token_hex(16)
+    """Of a request or plan: milliseconds since 1970, then 128 random bits.
+
+    Ids sort by age, which decides who gives way where plans wait for each other's pages; and who
+    knows a plan's id may use its tickets.
+    """
+    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(16)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 
 class Executor:
-    """Executes requests under one strategy. `new_id` gives 128 random bits."""
+    """Executes requests under one strategy. `new_id` gives ids that sort by age."""
 
     def __init__(
         self,

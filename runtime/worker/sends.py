@@ -140,6 +140,11 @@ class Sends:
                 self._advance(outgoing, SendEvent.CANCEL, "Its plan was cancelled.")
             del self._outgoing[outgoing.ticket]
 
+    def ungranted(self) -> list[tuple[str, str]]:
+        """(plan, step) of those whose receiver has no pages yet."""
+        opening = (o for o in self._outgoing.values() if o.state is SendState.OPENING)
+        return [(outgoing.key, outgoing.step) for outgoing in opening]
+
     # --- the receivers' side -------------------------------------------------------------------
 
     def on_grant(self, peer: bytes, message: wire.Grant, now: float) -> None:

@@ -15,7 +15,7 @@ from mserve.runtime.engine import events
 from mserve.runtime.engine.batching import Batch, KvStore, StepOutput
 from mserve.runtime.engine.engine import Engine
 from mserve.runtime.engine.sequence import Sequence, SequenceState
-from mserve.runtime.errors import EngineFailure, Gone, RequestError, Unavailable
+from mserve.runtime.errors import EngineFailure, Gone, NoRoom, RequestError, Unavailable
 from mserve.runtime.messages import (
     CommitCall,
     PlanCall,
@@ -158,8 +158,35 @@ class WorkerService:
     def plan(self, now: float) -> Batch | None:
         batch = self._engine.plan(now)
         self._relay(now)
+        if self._give_way(now) and batch is None:
+            batch = self._engine.plan(now)
+            self._relay(now)
         self._sends_hooked = batch is not None and self._sends.begin_step(batch)
         return batch
+
+    def _give_way(self, now: float) -> bool:
+        """Ends plans that hold pages here while they wait for pages elsewhere, if older plans wait
+        for theirs; the router makes them anew. True if there were any.
+
+        Without it two plans could wait for each other for ever. Plan ids sort by age, and on every
+        worker alike, so in any circle of waiting there is one who gives way (wound-wait: Rosenkrantz
+        et al., System Level Concurrency Control for Distributed Database Systems, 1978).
+        """
+        starved = self._engine.starved()
+        if not starved:
+            return False
+        oldest = min(starved)
+        younger = {
+            key: step
+            for key, step in (*self._tickets.unopened(), *self._sends.ungranted())
+            if key > oldest and (found := self._engine.find(key)) is not None and found.is_stalled
+        }
+        for key, step in younger.items():
+            detail = (
+                "The plan waited for pages of two workers, and an older one needed those it had."
+            )
+            self.fail(key, NoRoom(detail, retry_after_s=0.1), step, now)
+        return bool(younger)
 
     @property
     def wants_layers(self) -> bool:

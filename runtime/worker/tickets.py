@@ -136,6 +136,11 @@ class Tickets:
         if parked is not None:
             self._open(parked[0], parked[1], now)
 
+    def unopened(self) -> list[tuple[str, str]]:
+        """(plan, step) of those whose sender has no pages yet."""
+        registered = (t for t in self._tickets.values() if t.state is TicketState.REGISTERED)
+        return [(ticket.key, ticket.step) for ticket in registered]
+
     def want(self, name: str, event: TicketEvent, now: float) -> None:
         """A step of the plan uses (USE) or keeps (COMMIT) the ticket once it has arrived."""
         ticket = self._tickets.get(name)

@@ -448,7 +448,7 @@ def test_an_unsafe_request_id_is_replaced(kit: Any, sent: str) -> None:
         answer = await client.post("/v1/completions", json=COMPLETION, headers=headers)
         return answer.headers["x-request-id"]
 
-    assert len(serve(kit, use)) == 32
+    assert len(serve(kit, use)) == 44
 
 
 def test_a_split_plan_as_a_timeline(kit: Any) -> None:

@@ -130,11 +130,11 @@ def test_many_at_once_with_little_memory(cluster: Any, calls: Any) -> None:
     cluster.add("b", num_pages=80)
     prompts = [[(i * j + j) % 89 for j in range(60 + i)] for i in range(12)]
     for i, prompt in enumerate(prompts):
-        split(cluster, calls, 30 + i, prompt, f"p{i}")
+        split(cluster, calls, 30 + i, prompt, f"p{i:02}")
     cluster.run(20_000)
     b = cluster.workers["b"]
     for i, prompt in enumerate(prompts):
-        assert b.tokens(f"p{i}/0") == calls.reference(prompt, 8)
+        assert b.tokens(f"p{i:02}/0") == calls.reference(prompt, 8)
     cluster.check_clean()
 
 
