@@ -7,14 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from mserve.compiler.frame import Evaluator, Frame, Value
-
-
-def divide(left: float, right: float) -> float:
-    """`x/0` is infinite with the sign of x, `0/0` is 0."""
-    if right == 0:
-        return math.copysign(math.inf, left) if left else 0.0
-    value = left / right
-    return value if value == value else 0.0
+from mserve.dsl.constants import divide
 
 
 def clamp(value: float, low: float, high: float) -> float:

@@ -8,11 +8,11 @@ The same values as the elementwise form, which stays for whatever may be evaluat
 import operator
 from collections.abc import Callable, Mapping, Sequence
 
-from mserve.compiler.arithmetic import divide
 from mserve.compiler.choices import Column
 from mserve.compiler.frame import Evaluator, Frame, Value
 from mserve.compiler.observe import TIMES, WORKER_OBSERVATIONS
 from mserve.compiler.plan import WorkerName
+from mserve.dsl.constants import divide
 from mserve.dsl.syntax import Binary, Call, Expr, Name
 from mserve.dsl.traversal import walk
 

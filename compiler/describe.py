@@ -132,7 +132,7 @@ def symbolic_route(route: Route, source: Source) -> SymbolicRoute:
 
 
 def _text(source: Source, node: Node) -> str:
-    return " ".join(source.slice(node.span).split())
+    return source.one_line(node.span)
 
 
 class _Symbols:

@@ -70,8 +70,3 @@ def decision_text(strategy: CompiledStrategy, asked: PlanRequest) -> str:
     """`plan_text` of a situation, less the predicted times. Raises GivenError."""
     situation = situation_from_text(strategy, asked.cluster, asked.givens, asked.params)
     return write_decision(subject_of(strategy, situation, asked.situation))
-
-
-def plan_json(strategy: CompiledStrategy, asked: PlanRequest) -> str:
-    """`plan_view` for programs. Raises GivenError."""
-    return plan_view(strategy, asked, "json")

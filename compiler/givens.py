@@ -74,8 +74,8 @@ class _Option:
         source = Source.from_text(f'strategy situation ""\ntest "" {{\n{self.keyword} {text}\n}}')
         parsed = parse(source)
         for problem in parsed.diagnostics:
-            reason = "it ends too early" if "`}`" in problem.message else problem.message
-            reason = problem.message if "}" in text else reason
+            ends_early = "`}`" in problem.message and "}" not in text  # it met our own brace
+            reason = "it ends too early" if ends_early else problem.message
             help_ = f" ({problem.help})" if problem.help else ""
             raise GivenError(f"{self._typed(text)}: {reason}{help_}")
         (test,) = parsed.strategy.tests

@@ -13,7 +13,7 @@ from mserve.compiler.pipeline import CompiledStrategy
 from mserve.compiler.scope import Scope
 from mserve.compiler.spelling import spell
 from mserve.dsl.syntax import Binary, Boolean, Expr, Fold, Name, Number, Route, Text, Unary
-from mserve.dsl.traversal import step_expressions, walk
+from mserve.dsl.traversal import route_expressions, walk
 
 _COMPARISONS = frozenset(["<", "<=", ">", ">=", "==", "!="])
 _DIGITS, _ALL_DIGITS = 4, 12  # those that count, and where two different values look the same
@@ -86,7 +86,7 @@ class Reasons:
             values = self._compared(expr, self._scope)
         elif isinstance(expr, Fold) and expr.op in ("any", "all"):
             values = self._decided_by_one(expr)
-        text = " ".join(self._strategy.checked.source.slice(expr.span).split())
+        text = self._strategy.checked.source.one_line(expr.span)
         return Reason(_bare(text), values, bool(self.value(expr)))
 
     def _decided_by_one(self, expr: Fold) -> str:
@@ -129,8 +129,5 @@ def _bare(text: str) -> str:
 
 
 def _names_in(route: Route) -> Iterator[str]:
-    expressions = [] if route.guard is None else [route.guard]
-    for step in route.steps:
-        expressions += step_expressions(step)
-    for expr in expressions:
+    for expr in route_expressions(route):
         yield from (part.name for part in walk(expr) if isinstance(part, Name))

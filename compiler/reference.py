@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from mserve.compiler.observe import WORKER_OBSERVATIONS
 from mserve.compiler.plan import WorkerName
+from mserve.dsl.builtins import UNGIVEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ Fact = tuple[str, tuple[object, ...]]  # ("load", ("decode-0",)), ("tenant", ())
 @dataclass(frozen=True, slots=True)
 class ReferenceCluster:
     """Implements observe.Observations. `facts` are the given values; everything else is a default:
-    a prompt of 1,000 tokens that may answer with 256, workers idle and empty."""
+    the prompt and the answer's limit of UNGIVEN, workers idle and empty."""
 
     pools: Mapping[str, tuple[WorkerName, ...]]
     facts: Mapping[Fact, object] = field(default_factory=dict)
@@ -52,7 +53,7 @@ class ReferenceCluster:
 
     @property
     def num_tokens(self) -> int:
-        return int(self._number("tokens", default=1000))
+        return int(self._number("tokens", default=UNGIVEN["tokens"]))
 
     @property
     def num_answered(self) -> int:
@@ -60,7 +61,7 @@ class ReferenceCluster:
 
     @property
     def max_tokens(self) -> int:
-        return int(self._number("max_tokens", default=256))
+        return int(self._number("max_tokens", default=UNGIVEN["max_tokens"]))
 
     def workers(self, pool: str) -> tuple[WorkerName, ...]:
         return self.pools[pool]

@@ -8,15 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from mserve.compiler.frame import Evaluator, memoise
+from mserve.dsl.cost import MAX_NESTED
 from mserve.dsl.dependencies import find_order
 from mserve.dsl.inference import Inference
 from mserve.dsl.symbols import Symbols
 from mserve.dsl.syntax import NOWHERE, Expr, Let, Name, Strategy
 from mserve.dsl.traversal import parts
 from mserve.dsl.types import WORKER, Type
-
-MAX_DEPTH = 300
-"""Of bindings built on bindings: what evaluation can nest without running out of stack."""
 
 
 class CompileError(Exception):
@@ -51,9 +49,9 @@ class Names:
 
     def _compile_let(self, let: Let) -> None:
         self._depths[let.name] = self._depth(let.value)
-        if self._depths[let.name] > MAX_DEPTH:
+        if self._depths[let.name] > MAX_NESTED:
             raise CompileError(
-                f"'{let.name}' and the bindings that it builds on nest more than {MAX_DEPTH} deep"
+                f"'{let.name}' and the bindings that it builds on nest more than {MAX_NESTED} deep"
             )
         self._inference.let(let)
         value = self._compile(let.value, Scope(self))

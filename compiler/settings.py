@@ -5,8 +5,8 @@ Also says, in sentences, what of the language the runtime cannot execute yet.
 
 from collections.abc import Iterator
 
-from mserve.compiler.arithmetic import divide
 from mserve.compiler.plan import LimitsSpec, ParamSpec, PoolSpec, SloSpec
+from mserve.dsl.constants import arithmetic
 from mserve.dsl.syntax import (
     Binary,
     Boolean,
@@ -96,15 +96,11 @@ def constant(expr: Expr | SettingCall) -> float | bool | str:
         return expr.value
     if isinstance(expr, Unary) and expr.op == "-":
         return -number_of(expr.operand)
-    if isinstance(expr, Binary) and expr.op in ("+", "-", "*", "/"):
-        return _arithmetic(expr.op, number_of(expr.left), number_of(expr.right))
+    if isinstance(expr, Binary):
+        value = arithmetic(expr.op, number_of(expr.left), number_of(expr.right))
+        if value is not None:
+            return value
     raise ConstantError("only a constant can stand here")
-
-
-def _arithmetic(op: str, left: float, right: float) -> float:
-    if op == "/":
-        return divide(left, right)
-    return {"+": left + right, "-": left - right, "*": left * right}[op]
 
 
 # --- what the runtime cannot execute yet -------------------------------------------------------

@@ -17,6 +17,7 @@ from mserve.compiler.scope import Scope
 from mserve.compiler.spelling import spell
 from mserve.dsl.syntax import (
     Boolean,
+    Expectation,
     ExpectRoute,
     ExpectSends,
     ExpectValue,
@@ -95,7 +96,7 @@ class _Check:
         self._frame = frame
         self._decision = decision
 
-    def failure(self, expected: ExpectRoute | ExpectValue | ExpectSends) -> str:
+    def failure(self, expected: Expectation) -> str:
         """A sentence, or nothing where the expectation is met."""
         if isinstance(expected, ExpectRoute):
             return self._route(expected)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from mserve.compiler.observe import REQUEST_OBSERVATIONS, TIMES, WORKER_OBSERVATIONS
 from mserve.dsl.syntax import Call, Expr, Generate, Name, SettingCall, Strategy, Text
-from mserve.dsl.traversal import step_expressions, walk
+from mserve.dsl.traversal import route_expressions, walk
 
 _NAMES = WORKER_OBSERVATIONS | REQUEST_OBSERVATIONS | TIMES | {"cached", "max_tokens"}
 _PREDICTION = {"cached", "prefill_backlog", "expected_output"} | TIMES - {"evict_time"}
@@ -23,11 +23,8 @@ def _expressions(strategy: Strategy) -> Iterator[Expr]:
     for let in strategy.lets:
         yield from walk(let.value)
     for route in strategy.routes:
-        if route.guard is not None:
-            yield from walk(route.guard)
-        for step in route.steps:
-            for expr in step_expressions(step):
-                yield from walk(expr)
+        for expr in route_expressions(route):
+            yield from walk(expr)
     for adapt in strategy.adapts:
         for update in adapt.updates:
             assert not isinstance(update.value, SettingCall), "the grammar says `= EXPR`"

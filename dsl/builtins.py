@@ -186,4 +186,10 @@ FOLDS = _table(
     Builtin("all", (BOOL,), BOOL, CLUSTER, "whether it holds for all; true over no worker"),
 )
 
+SHARES = frozenset(["kv_used", "hit_rate", "decode_share"])
+"""Ratios that are at most 100%."""
+
+UNGIVEN: Mapping[str, int] = {"tokens": 1000, "max_tokens": 256}
+"""Of a request in a test or view that does not say: the prompt's length, and the answer's limit."""
+
 NAMES = frozenset(BARE) | frozenset(CALLS) | frozenset(FOLDS)

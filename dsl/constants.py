@@ -24,6 +24,14 @@ def value_of(expr: Expr) -> float | None:
             return None
 
 
+def divide(left: float, right: float) -> float:
+    """`x/0` is infinite with the sign of x, `0/0` is 0."""
+    if right == 0:
+        return math.copysign(math.inf, left) if left else 0.0
+    value = left / right
+    return value if value == value else 0.0
+
+
 def arithmetic(op: str, left: float, right: float) -> float | None:
     """`left op right`, or None where `op` is no arithmetic."""
     match op:
@@ -33,10 +41,8 @@ def arithmetic(op: str, left: float, right: float) -> float | None:
             result = left - right
         case "*":
             result = left * right
-        case "/" if right == 0:
-            result = math.copysign(math.inf, left) if left else 0.0
         case "/":
-            result = left / right
+            return divide(left, right)
         case _:
             return None
     return 0.0 if math.isnan(result) else result

@@ -15,7 +15,7 @@ from mserve.dsl.references import references, route_asked
 from mserve.dsl.rules.routes import too_expensive
 from mserve.dsl.symbols import Symbols
 from mserve.dsl.syntax import Expr, Span
-from mserve.dsl.traversal import parts, step_expressions
+from mserve.dsl.traversal import parts, route_expressions, step_expressions
 
 _PREDICTION = 10  # calls between `ttft` and the expressions of its route
 
@@ -114,11 +114,8 @@ def find_costs(strategy: syntax.Strategy, symbols: Symbols, order: Order) -> Cos
 
 def _evaluated(strategy: syntax.Strategy) -> Iterator[tuple[Span, Expr]]:
     for route in strategy.routes:
-        if route.guard is not None:
-            yield route.guard.span, route.guard
-        for step in route.steps:
-            for expr in step_expressions(step):
-                yield expr.span, expr
+        for expr in route_expressions(route):
+            yield expr.span, expr
     for adapt in strategy.adapts:
         for update in adapt.updates:
             assert not isinstance(update.value, syntax.SettingCall), "the grammar says `= EXPR`"

@@ -1,4 +1,4 @@
-"""A diagnostic is data: what is wrong, where, and what to write instead. Rendering is elsewhere (render.py)."""
+"""A diagnostic is data: what is wrong, where, and what to write instead. Rendering is elsewhere (render/)."""
 
 from dataclasses import dataclass
 from enum import StrEnum

@@ -39,7 +39,6 @@ NOT_NEGATIVE = Interval(0, math.inf)
 SHARE = Interval(0, 1)
 EITHER = Truth(True, True)
 
-_SHARES = frozenset(["kv_used", "hit_rate", "decode_share"])
 _FOLD_TRUTHS = frozenset(["any", "all"])
 
 
@@ -117,7 +116,7 @@ class Intervals:
 
 
 def _observed(name: str) -> Value:
-    if name in _SHARES:
+    if name in builtins.SHARES:
         return SHARE
     if name == "priority":
         return ANY_NUMBER
@@ -154,7 +153,7 @@ def _arithmetic(op: str, left: Interval, right: Interval) -> Interval:
     if op == "+" and all(corner > -math.inf for corner in corners):
         return Interval(left.low + right.low, left.high + right.high)
     if op == "*" and left.low >= 0 and right.low >= 0:
-        return Interval(left.low * right.low, _product(left.high, right.high))
+        return Interval(_product(left.low, right.low), _product(left.high, right.high))
     if not all(map(math.isfinite, corners)):
         return ANY_NUMBER
     found = [arithmetic(op, a, b) for a in (left.low, left.high) for b in (right.low, right.high)]
@@ -189,8 +188,9 @@ def _either(left: Value, right: Value) -> Value:
 
 
 def _clamped(values: Sequence[Interval]) -> Interval:
-    """`clamp(x, low, high)` is `min(max(x, low), high)`."""
-    return _smallest([_largest(values[:2]), *values[2:]])
+    """`clamp(x, low, high)` is `max(low, min(x, high))`: of ends that are swapped the low one counts."""
+    value, low, high = values
+    return _largest([low, _smallest([value, high])])
 
 
 def _smallest(values: Sequence[Interval]) -> Interval:

@@ -11,16 +11,11 @@ from mserve.dsl.comments import Comment
 from mserve.dsl.lalr import Token, span_of
 from mserve.dsl.source import Source
 from mserve.dsl.syntax import Span
+from mserve.dsl.token_kinds import DECLARATIONS, STATEMENTS, WITH_SETTINGS
 
 SETTING = "SETTING"
 CLOSING = "}"
 COMMENT = "#"
-
-_WITH_SETTINGS = frozenset(["POOL", "ADAPT", "SLO", "LIMITS"])
-_OF_BLOCKS = frozenset(["COMPUTE", "REUSE", "GENERATE", "REPLICATE", "CLUSTER", "GIVEN", "EXPECT"])
-_DECLARATIONS = frozenset(
-    ["STRATEGY", "PARAM", "POOL", "LET", "DEF", "ROUTE", "ADAPT", "SLO", "LIMITS", "TEST"]
-)
 
 Piece = Token | Comment
 
@@ -85,15 +80,15 @@ def _begins(tokens: Sequence[Token]) -> Iterator[tuple[str, int] | None]:
     for token, after in zip(tokens, [*tokens[1:], None], strict=True):
         text = str(token)
         brackets += (text in ("(", "[")) - (text in (")", "]"))
-        if braces == 0 and token.type in _DECLARATIONS:
+        if braces == 0 and token.type in DECLARATIONS:
             block = token.type
             yield block, 0
         elif text == "}":
             braces -= 1
             yield CLOSING, 0
-        elif braces and token.type in _OF_BLOCKS:
+        elif braces and token.type in STATEMENTS:
             yield token.type, 1
-        elif braces and brackets == 0 and block in _WITH_SETTINGS and str(after) == "=":
+        elif braces and brackets == 0 and block in WITH_SETTINGS and str(after) == "=":
             yield SETTING, 1
         else:
             braces += text == "{"

@@ -21,7 +21,8 @@ class Meaning:
     """`declared` is the name where it is declared, None for what the language brings along.
 
     `kind` is a word such as "binding", "observation" or "setting"; `type` is in words, empty where
-    there is none or it is not known; `code` is how it is written or declared.
+    there is none or it is not known, and `found` the same of a declaration as a type; `code` is how
+    it is written or declared.
     """
 
     kind: str
@@ -30,6 +31,7 @@ class Meaning:
     type: str = ""
     doc: str = ""
     declared: Span | None = None
+    found: Type = UNKNOWN
 
 
 def in_words(found: Type) -> str:
@@ -48,7 +50,7 @@ def in_words(found: Type) -> str:
 def of_declaration(item: Declaration | syntax.Route, found: Type, doc: str) -> Meaning:
     """`found` is the type of its value, UNKNOWN where it has none."""
     kind = _KINDS[type(item)]
-    return Meaning(kind, item.name, unparsed(item), in_words(found), doc, item.name_span)
+    return Meaning(kind, item.name, unparsed(item), in_words(found), doc, item.name_span, found)
 
 
 _KINDS: Mapping[type, str] = {

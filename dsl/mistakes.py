@@ -22,6 +22,7 @@ from mserve.dsl.rules.form import syntax
 from mserve.dsl.source import Source
 from mserve.dsl.suggestion import nearest
 from mserve.dsl.syntax import Span
+from mserve.dsl.token_kinds import EXPRESSION_ENDS, LITERALS, STATEMENTS, STEPS
 
 _CLASSES = {
     "NAME": "a name",
@@ -31,14 +32,10 @@ _CLASSES = {
 }
 _OPERATORS = frozenset(["PLUS", "MINUS", "STAR", "SLASH", "COMPARISON", "AND", "OR", "IF"])
 _EXPRESSION_STARTS = frozenset(["NAME", "NUMBER", "LPAR", "RATIO"])
-_LITERALS = frozenset(["TEXT", "NUMBER", "RATIO", "DURATION", "BYTES", "TRUE", "FALSE"])
-_OPERANDS = _LITERALS | {"NAME", "PROMPT", "NOT"}
-_ENDS = _LITERALS | {"NAME", "PROMPT", "RPAR", "RSQB"}
-_EXPRESSION_ONLY = _LITERALS | {"NAME", "MINUS", "NOT", "LPAR", "LSQB", "PROMPT"}
-_STEPS = frozenset(["COMPUTE", "REUSE", "GENERATE", "REPLICATE"])
-_LINES = _STEPS | {"CLUSTER", "GIVEN", "EXPECT"}
+_OPERANDS = LITERALS | {"NAME", "PROMPT", "NOT"}
+_EXPRESSION_ONLY = LITERALS | {"NAME", "MINUS", "NOT", "LPAR", "LSQB", "PROMPT"}
 # Keywords that are no name the author may have wanted to give.
-_GRAMMATICAL = _STEPS | frozenset(
+_GRAMMATICAL = STEPS | frozenset(
     ["IF", "ELSE", "FOR", "IN", "WHERE", "ON", "FROM", "TO", "WHEN", "AND", "OR"]
 )
 _SMALLEST = 'strategy first "in turn"  pool workers  route all { generate on next(workers) }'
@@ -140,7 +137,7 @@ def _bracket(failure: Failure) -> Diagnostic | None:
 
 def _begins_block(token: Token) -> bool:
     """What cannot stand in parentheses."""
-    return str(token) in ("{", "}") or token.type in _STEPS
+    return str(token) in ("{", "}") or token.type in STEPS
 
 
 def _keyword_as_name(failure: Failure) -> Diagnostic | None:
@@ -203,7 +200,7 @@ def _by_what_is_expected(failure: Failure) -> Diagnostic:
 def _are_operands(left: Token, right: Token) -> bool:
     """`50% tokens(prompt)`: two values side by side."""
     same_line = left.end_line == right.line
-    return same_line and left.type in _ENDS and right.type in _OPERANDS
+    return same_line and left.type in EXPRESSION_ENDS and right.type in _OPERANDS
 
 
 def _wanted(accepts: Set[str]) -> str:
@@ -218,7 +215,7 @@ def _last(failure: Failure) -> Span:
 def _step(failure: Failure) -> Span:
     """From the keyword of the step, or of the test's line, to the token before the one that stopped the parser."""
     before = failure.tokens[: failure.index]
-    begin = next(token for token in reversed(before) if token.type in _LINES)
+    begin = next(token for token in reversed(before) if token.type in STATEMENTS)
     return Span(span_of(begin).start, span_of(before[-1]).end)
 
 

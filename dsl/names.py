@@ -19,7 +19,7 @@ from mserve.dsl.stages import builtin_of
 from mserve.dsl.suggestion import nearest
 from mserve.dsl.symbols import Symbols, kind_of
 from mserve.dsl.syntax import Expr, Span
-from mserve.dsl.traversal import parts, setting_values, step_expressions
+from mserve.dsl.traversal import parts, route_expressions, setting_values
 from mserve.dsl.types import TEXT
 
 _OF_EXPRESSIONS = frozenset(["binding, param or pool", "function", "choice or aggregate"])
@@ -55,10 +55,7 @@ def _closed_expressions(strategy: syntax.Strategy) -> Iterator[Expr]:
     for let in strategy.lets:
         yield let.value
     for route in strategy.routes:
-        if route.guard is not None:
-            yield route.guard
-        for step in route.steps:
-            yield from step_expressions(step)
+        yield from route_expressions(route)
     for adapt in strategy.adapts:
         yield adapt.every
         yield from _values(adapt.updates)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from mserve.dsl import syntax
-from mserve.dsl.check import Checked
 from mserve.dsl.comments import Docs, comments_of
 from mserve.dsl.cost import find_costs
 from mserve.dsl.demands import check_types
@@ -23,6 +22,7 @@ from mserve.dsl.source import Source
 from mserve.dsl.symbols import Declaration, Symbols, declarations
 from mserve.dsl.syntax import Span
 from mserve.dsl.tokens import tokenize
+from mserve.dsl.types import UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,24 +44,6 @@ class Symbol:
     name_span: Span
 
 
-def describe_at(checked: Checked, offset: int) -> Hover | None:
-    return Navigation(checked.source).describe(offset)
-
-
-def definition_at(checked: Checked, offset: int) -> Span | None:
-    """The declaring name's span; None for built-ins and where there is no name."""
-    return Navigation(checked.source).definition(offset)
-
-
-def references_at(checked: Checked, offset: int) -> tuple[Span, ...]:
-    """All places of the name at `offset`, its declaration included, in text order."""
-    return Navigation(checked.source).references(offset)
-
-
-def symbols(checked: Checked) -> tuple[Symbol, ...]:
-    return Navigation(checked.source).symbols()
-
-
 class Navigation:
     """The index of one text: build it once per version of a file and ask it often."""
 
@@ -74,30 +56,17 @@ class Navigation:
         return None if found is None else Hover(found.span, found.meaning)
 
     def definition(self, offset: int) -> Span | None:
+        """The declaring name's span; None for built-ins and where there is no name."""
         found = self._at(offset)
         return None if found is None else found.meaning.declared
 
     def references(self, offset: int) -> tuple[Span, ...]:
+        """All places of the name at `offset`, its declaration included, in text order."""
         found = self._at(offset)
         if found is None:
             return ()
         same = (each for each in self._occurrences if _identity(each) == _identity(found))
         return tuple(each.span for each in same)
-
-    def names_at(self, offset: int) -> tuple[Meaning, ...]:
-        """Declarations that an expression at `offset` may use, and the parameters and variables in
-        scope there; what the language brings along is in builtins.py."""
-        tree = self._parsed.strategy
-        shared = [self._collector.meaning_of(item) for item in declarations(tree)]
-        inside = _containing(tree, offset)
-        local = {
-            each.meaning
-            for each in self._occurrences
-            if each.meaning.kind in ("variable", "parameter")
-            and inside is not None
-            and inside.start <= each.span.start < inside.end
-        }
-        return (*shared, *sorted(local, key=lambda each: (each.name, str(each.declared))))
 
     def symbols(self) -> tuple[Symbol, ...]:
         """The declarations, in text order."""
@@ -113,7 +82,7 @@ class Navigation:
         meaning = self._collector.meaning_of(item)
         detail = meaning.type
         if isinstance(item, syntax.Route) and item.guard is not None:
-            detail = f"when {' '.join(self._source.slice(item.guard.span).split())}"
+            detail = f"when {self._source.one_line(item.guard.span)}"
         return Symbol(meaning.kind, item.name, detail, item.span, item.name_span)
 
     def _test(self, test: syntax.Test) -> Symbol:
@@ -165,11 +134,4 @@ class Navigation:
 
 def _identity(occurrence: Occurrence) -> Meaning:
     """Equal for occurrences of the same thing."""
-    return replace(occurrence.meaning, type="", doc="")
-
-
-def _containing(tree: syntax.Strategy, offset: int) -> Span | None:
-    """The declaration around a place."""
-    named = [*declarations(tree), *tree.routes, *tree.adapts, *tree.tests]
-    spans = (item.span for item in named)
-    return next((span for span in spans if span.start <= offset <= span.end), None)
+    return replace(occurrence.meaning, type="", doc="", found=UNKNOWN)

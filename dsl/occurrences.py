@@ -17,7 +17,7 @@ from mserve.dsl.references import route_asked
 from mserve.dsl.settings import Choice, Specification
 from mserve.dsl.symbols import Declaration, Symbols
 from mserve.dsl.syntax import Expr, Span
-from mserve.dsl.traversal import parts, step_expressions
+from mserve.dsl.traversal import parts, route_expressions
 from mserve.dsl.types import POOL, UNKNOWN, WORKER, Type
 
 # Parameters and variables in scope: what each means, and its type.
@@ -102,7 +102,8 @@ class Occurrences:
             yield from self._definition(definition)
         for route in strategy.routes:
             yield self._named(route)
-            yield from self._route(route)
+            for expr in route_expressions(route):
+                yield from self._expression(expr)
 
     def _named(self, item: Declaration | syntax.Route) -> Occurrence:
         return Occurrence(item.name_span, self.meaning_of(item))
@@ -115,13 +116,6 @@ class Occurrences:
             scope.setdefault(name, (meaning, UNKNOWN))
             yield Occurrence(span, meaning)
         yield from self._expression(definition.value, scope)
-
-    def _route(self, route: syntax.Route) -> Iterator[Occurrence]:
-        if route.guard is not None:
-            yield from self._expression(route.guard)
-        for step in route.steps:
-            for expr in step_expressions(step):
-                yield from self._expression(expr)
 
     def _blocks(self, strategy: syntax.Strategy) -> Iterator[Occurrence]:
         for pool in strategy.pools:

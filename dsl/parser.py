@@ -13,13 +13,11 @@ from mserve.dsl.lalr import Automaton, Branch, Stopped, Token, branches_of, span
 from mserve.dsl.recovery import Reading, read_declarations
 from mserve.dsl.rules.form import syntax as syntax_error
 from mserve.dsl.source import Source
+from mserve.dsl.token_kinds import CLOSING, OPENING
 from mserve.dsl.tokens import tokenize
 from mserve.dsl.tree import Header, TreeBuilder, deepest
 
 MAX_NESTING = 100
-
-_OPENING = frozenset(["LPAR", "LSQB", "LBRACE"])
-_CLOSING = frozenset(["RPAR", "RSQB", "RBRACE"])
 
 _COLLECTIONS: dict[type[syntax.Node], str] = {
     syntax.Param: "params",
@@ -95,7 +93,7 @@ def _too_many_brackets(tokens: list[Token]) -> list[Diagnostic]:
     """Brackets around brackets leave no trace in the tree, so they are counted before."""
     depth = 0
     for token in tokens:
-        depth += (token.type in _OPENING) - (token.type in _CLOSING)
+        depth += (token.type in OPENING) - (token.type in CLOSING)
         if depth > MAX_NESTING:
             return [_nested_too_deep(span_of(token))]
     return []

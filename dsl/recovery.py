@@ -14,20 +14,20 @@ from mserve.dsl.failure import Failure
 from mserve.dsl.lalr import Automaton, Branch, Stopped, Token, lines_of
 from mserve.dsl.mistakes import describe, headless, misspelled_keyword, second_strategy
 from mserve.dsl.source import Source
+from mserve.dsl.token_kinds import (
+    DECLARATIONS,
+    EXPRESSION_ENDS,
+    PLAIN_HEADS,
+    STEPS,
+    TEST_LINES,
+    WITH_SETTINGS,
+)
 from mserve.dsl.tokens import MAX_PROBLEMS
 
-DECLARATIONS = frozenset(
-    ["STRATEGY", "PARAM", "POOL", "LET", "DEF", "ROUTE", "ADAPT", "SLO", "LIMITS", "TEST"]
-)
 # What begins a line of a block, by the declaration that holds it.
-_LINES = {
-    "ROUTE": frozenset(["COMPUTE", "REUSE", "GENERATE", "REPLICATE"]),
-    "TEST": frozenset(["CLUSTER", "GIVEN", "EXPECT"]),
-}
-_WITH_SETTINGS = frozenset(["POOL", "ADAPT", "SLO", "LIMITS"])
+_LINES = {"ROUTE": STEPS, "TEST": TEST_LINES}
 _SETTING_SIGNS = frozenset(["=", ":", "==", "<", "<=", ">", ">="])
-_LITERALS = frozenset(["TEXT", "TRUE", "FALSE", "NUMBER", "RATIO", "DURATION", "BYTES"])
-_MAY_END = _LITERALS | {"RBRACE", "RPAR", "RSQB", "NAME", "PROMPT"}
+_MAY_END = EXPRESSION_ENDS | {"RBRACE"}
 _MAX_PROBLEMS_PER_DECLARATION = 10
 
 Chunk = list[Token]
@@ -211,7 +211,7 @@ def _without_broken_line(chunk: Chunk, failure_at: int) -> Chunk | None:
 def _line_starts(chunk: Chunk) -> Iterator[int]:
     """Where the settings, steps or test lines of a declaration begin."""
     kinds = _LINES.get(chunk[0].type, frozenset())
-    settings = chunk[0].type in _WITH_SETTINGS
+    settings = chunk[0].type in WITH_SETTINGS
     brackets = braces = 0
     for index, token in enumerate(chunk):
         brackets += (str(token) in "([") - (str(token) in ")]")
@@ -231,19 +231,12 @@ def _begins_setting(chunk: Chunk, index: int) -> bool:
 def _with_plain_head(chunk: Chunk, failure_at: int, starts: list[int]) -> Chunk | None:
     """The steps, or lines, of a route or test whose head is broken, behind a head without mistakes."""
     first = next((start for start in starts if start >= failure_at), None)
-    if first is None or chunk[0].type not in _PLAIN_HEADS:
+    if first is None or chunk[0].type not in _LINES:
         return None
-    kinds = _PLAIN_HEADS[chunk[0].type]
+    kinds = PLAIN_HEADS[chunk[0].type]
     head = [chunk[0].update(type=kind, value=text) for kind, text in kinds]
     if chunk[:failure_at] == head:
         return None  # it is this head already: what is broken is the body
     rest = chunk[first:]
     closed = any(token.type == "RBRACE" for token in rest)
     return [*head, *rest, *([] if closed else [rest[-1].update(type="RBRACE", value="}")])]
-
-
-# The kinds and spellings of the shortest heads that the grammar takes.
-_PLAIN_HEADS = {
-    "ROUTE": (("ROUTE", "route"), ("NAME", "_"), ("LBRACE", "{")),
-    "TEST": (("TEST", "test"), ("TEXT", '""'), ("LBRACE", "{")),
-}

@@ -21,7 +21,6 @@ from mserve.dsl.traversal import evaluated_in_tests, walk
 from mserve.dsl.types import COUNT, RATIO, WORKER, Type
 from mserve.dsl.unparse import expression, shown
 
-UNGIVEN_PROMPT = 1000  # tokens
 _ONCE = "leave one of them out"
 
 
@@ -99,10 +98,7 @@ class _TestChecker:
     def _size_of(self, pool: str) -> tuple[int | None, Span | None]:
         for size in self.test.cluster:
             if size.name == pool:
-                assert not isinstance(size.value, syntax.SettingCall), "the grammar says `= EXPR`"
-                workers = value_of(size.value)
-                known = workers is not None and not workers % 1
-                return int(workers) if known and workers is not None else None, size.span
+                return _whole(size.value), size.span
         return self._declared_size(pool)
 
     def _declared_size(self, pool: str) -> tuple[int | None, Span | None]:
@@ -111,10 +107,9 @@ class _TestChecker:
         settings = declared.settings if isinstance(declared, syntax.Pool) else ()
         for setting in settings:
             if setting.name == "workers":
-                value = setting.value
-                workers = None if isinstance(value, syntax.SettingCall) else value_of(value)
-                known = workers is not None and workers >= 1 and not workers % 1
-                return int(workers) if known and workers is not None else None, setting.span
+                workers = _whole(setting.value)
+                known = workers is not None and workers >= 1
+                return workers if known else None, setting.span
         return 1, None
 
     # --- what is given -----------------------------------------------------------------------
@@ -176,9 +171,7 @@ class _TestChecker:
 
     # --- what is expected --------------------------------------------------------------------
 
-    def _check_expectation(
-        self, expectation: "syntax.ExpectRoute | syntax.ExpectValue | syntax.ExpectSends"
-    ) -> Iterator[Diagnostic]:
+    def _check_expectation(self, expectation: syntax.Expectation) -> Iterator[Diagnostic]:
         if isinstance(expectation, syntax.ExpectValue):
             found = self.inference.type_of(expectation.target)
             hint = _by_position(found) if found.kind is WORKER.kind else ""
@@ -190,6 +183,12 @@ class _TestChecker:
             if expectation.source == expectation.target:
                 spans = expectation.target.span, expectation.source.span
                 yield self_transfer(*spans, "a worker sends nothing to itself")
+
+
+def _whole(value: Expr | syntax.SettingCall) -> int | None:
+    """The number a constant expression stands for, if that is a whole one."""
+    number = None if isinstance(value, syntax.SettingCall) else value_of(value)
+    return None if number is None or number % 1 else int(number)
 
 
 def _by_position(worker: Type) -> str:
@@ -210,7 +209,7 @@ def _check_value(given: syntax.Given, prompt: syntax.Given | None) -> Iterator[D
         yield test_inconsistent_given(
             given.span, f"`{name}` is never negative", None, "give 0 or more"
         )
-    elif kind == RATIO and value > 1 and name in ("kv_used", "hit_rate", "decode_share"):
+    elif kind == RATIO and value > 1 and name in builtins.SHARES:
         yield test_inconsistent_given(given.span, f"`{name}` is a share: at most 100%", None, "")
     elif name == "cached":
         yield from _check_cached(given, value, prompt)
@@ -219,7 +218,7 @@ def _check_value(given: syntax.Given, prompt: syntax.Given | None) -> Iterator[D
 def _check_cached(
     given: syntax.Given, value: float, prompt: syntax.Given | None
 ) -> Iterator[Diagnostic]:
-    length = UNGIVEN_PROMPT if prompt is None else value_of(prompt.value)
+    length = builtins.UNGIVEN["tokens"] if prompt is None else value_of(prompt.value)
     if length is None or value <= length:
         return
     message = "more is cached of the prompt than it is long"

@@ -3,7 +3,7 @@
 The one table that checks, hover and completion share. Knows nothing of what the runtime does.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mserve.dsl import builtins, synonyms, syntax
@@ -37,7 +37,7 @@ class Word:
     """One of a setting's variants; `takes_pool` is the positional argument of `peer(POOL)`."""
 
     doc: str
-    settings: "Mapping[str, Constant]" = field(default_factory=dict)
+    settings: Mapping[str, Constant] = field(default_factory=dict)
     takes_pool: bool = False
 
 
@@ -118,7 +118,7 @@ def check_settings(
         yield from _check_repeated(test.cluster)
 
 
-def _check_repeated(settings: "list[Setting] | tuple[Setting, ...]") -> Iterator[Diagnostic]:
+def _check_repeated(settings: Sequence[Setting]) -> Iterator[Diagnostic]:
     seen: dict[str, Span] = {}
     for setting in settings:
         if setting.name in seen:

@@ -2,7 +2,7 @@
 
 Owns nothing but the text; knows neither syntax nor diagnostics' looks. Offsets count characters of
 `text` from 0 (a byte order mark is not part of it); lines and columns count from 1. A line ends at
-`\\n`, `\\r\\n` or `\\r`; a tab is one column here (render.py decides how wide it looks).
+`\\n`, `\\r\\n` or `\\r`; a tab is one column here (render/full.py decides how wide it looks).
 """
 
 import re
@@ -66,3 +66,7 @@ class Source:
 
     def slice(self, span: Span) -> str:
         return self.text[span.start : span.end]
+
+    def one_line(self, span: Span) -> str:
+        """The characters of a span with single blanks for its white space."""
+        return " ".join(self.slice(span).split())

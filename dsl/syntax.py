@@ -309,12 +309,15 @@ class ExpectSends(Node):
     target: Expr
 
 
+Expectation = ExpectRoute | ExpectValue | ExpectSends
+
+
 @dataclass(frozen=True, slots=True)
 class Test(Node):
     title: str
     cluster: tuple[Setting, ...]
     givens: tuple[Given, ...]
-    expectations: "tuple[ExpectRoute | ExpectValue | ExpectSends, ...]"
+    expectations: tuple[Expectation, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,14 @@ def step_expressions(step: syntax.Step) -> Iterator[Expr]:
     yield step.worker
 
 
+def route_expressions(route: syntax.Route) -> Iterator[Expr]:
+    """What a route evaluates: its guard, if it has one, then what its steps do."""
+    if route.guard is not None:
+        yield route.guard
+    for step in route.steps:
+        yield from step_expressions(step)
+
+
 def setting_values(settings: tuple[syntax.Setting, ...]) -> Iterator[syntax.Setting]:
     """Settings that hold a value, those inside variants included."""
     for setting in settings:

@@ -119,7 +119,7 @@ def _test_lines(test: syntax.Test) -> Iterable[str]:
         yield f"expect {_expectation(expectation)}"
 
 
-def _expectation(item: syntax.ExpectRoute | syntax.ExpectValue | syntax.ExpectSends) -> str:
+def _expectation(item: syntax.Expectation) -> str:
     match item:
         case syntax.ExpectRoute():
             return f"route {item.route}"

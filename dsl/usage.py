@@ -14,7 +14,7 @@ from mserve.dsl.rules.naming import unused_binding, unused_param, unused_pool, u
 from mserve.dsl.settings import POOL, Choice
 from mserve.dsl.symbols import Symbols
 from mserve.dsl.syntax import Expr
-from mserve.dsl.traversal import evaluated_in_tests, setting_values, step_expressions, walk
+from mserve.dsl.traversal import evaluated_in_tests, route_expressions, setting_values, walk
 from mserve.dsl.types import Kind
 
 _CHOICES = frozenset(["argmin", "argmax", "two_choices"])
@@ -54,10 +54,7 @@ def _uses(strategy: syntax.Strategy) -> Iterator[Expr]:
     yield from (let.value for let in strategy.lets)
     yield from (definition.value for definition in strategy.defs)
     for route in strategy.routes:
-        if route.guard is not None:
-            yield route.guard
-        for step in route.steps:
-            yield from step_expressions(step)
+        yield from route_expressions(route)
     for param in strategy.params:
         yield from (param.default, param.low, param.high)
     for setting in _settings(strategy):

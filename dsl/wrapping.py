@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from mserve.dsl.comments import Comment
 from mserve.dsl.items import Piece
 from mserve.dsl.lalr import Token
+from mserve.dsl.token_kinds import LITERALS
 
 WIDTH = 100
 CONTINUED = 4  # blanks by which the further lines of an item are indented
 
 _TIGHT_BEFORE = frozenset([",", ")", "]", "..", ":"])
 _TIGHT_AFTER = frozenset(["(", "[", "..", ":"])
-_ENDS_OPERAND = frozenset(
-    ["NAME", "TEXT", "NUMBER", "RATIO", "DURATION", "BYTES", "TRUE", "FALSE", "PROMPT", "REST"]
-)
+_ENDS_OPERAND = LITERALS | {"NAME", "PROMPT", "REST"}
 # How tightly what stands around a break belongs together; a comma's break is behind it.
 _COMMA = 0
 _RANKS: Mapping[str, int] = {

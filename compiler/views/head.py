@@ -79,7 +79,7 @@ def _declared(subject: Subject) -> Iterator[_Row]:
 
 
 def _decided(subject: Subject, decided: Decided) -> Iterator[_Row]:
-    yield _Row("given", ", ".join(" ".join(words.split()) for words in decided.given))
+    yield _Row("given", ", ".join(decided.given))
     definitions = dict(subject.strategy.bindings)
     for name, value in decided.spelled.items():
         yield _Row("let", f"{name} = {value}", definitions[name])

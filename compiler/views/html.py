@@ -72,10 +72,9 @@ def _decision(subject: Subject) -> Iterator[str]:
 
 
 def _params(subject: Subject) -> Iterator[str]:
-    given = {} if subject.decided is None else subject.decided.situation.params
+    given = {} if subject.decided is None else subject.decided.params
     for name, default, low, high in subject.strategy.params:
-        value = f"{given[name]:g}" if name in given else default
-        yield _row(_code(name), _code(value), clean(f"{low} to {high}"))
+        yield _row(_code(name), _code(given.get(name, default)), clean(f"{low} to {high}"))
 
 
 def _bindings(subject: Subject) -> Iterator[str]:

@@ -91,5 +91,5 @@ class Phrases:
             return str(step.max_tokens)
         generates = (each for each in self._origins[step.id] if isinstance(each, Generate))
         count = next(each.count for each in generates if each.count is not None)
-        text = " ".join(self._source.slice(count.span).split())
+        text = self._source.one_line(count.span)
         return text if isinstance(count, Number) else f"`{text}`"

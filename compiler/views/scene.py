@@ -121,7 +121,7 @@ def situation_words(subject: Subject) -> str:
 
 def given_words(decided: Decided) -> str:
     """The situation in the words in which it was given."""
-    return "given " + ", ".join(" ".join(text.split()) for text in decided.given)
+    return f"given {', '.join(decided.given)}"
 
 
 def guard_words(guard: str | None) -> str:
@@ -264,7 +264,7 @@ class _Builder:
 
     def _line(self, node: Node) -> Line:
         number = self._source.position(node.span.start).line
-        return Line(self._source.path, number, " ".join(self._source.slice(node.span).split()))
+        return Line(self._source.path, number, self._source.one_line(node.span))
 
     def first_token(self) -> float:
         """Where the answer begins, on the axis."""

@@ -50,12 +50,14 @@ class Tried:
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """`given` is the situation as it was written down; `bindings`, their values as `spelled`, and
-    `forecasts` (seconds to the first token by route) are those that were needed; `routes` are all,
-    in order. Without a possible route, nothing is chosen."""
+    """`given` is the situation as it was written, each on one line; `params` are those it sets, as
+    spelled; `bindings`, their values as `spelled`, and `forecasts` (seconds to the first token by
+    route) are those that were needed; `routes` are all, in order. Without a possible route, nothing
+    is chosen."""
 
     situation: Situation
     given: tuple[str, ...]
+    params: Mapping[str, str]
     bindings: Mapping[str, BindingValue]
     spelled: Mapping[str, str]
     routes: tuple[Tried, ...]
@@ -78,11 +80,11 @@ def subject_of(
 ) -> Subject:
     tree = strategy.checked.strategy
     assert tree is not None, "a compiled strategy has a tree"
-    decided = None if situation is None else _decide(strategy, situation, tuple(given))
+    decided = None if situation is None else _decide(strategy, situation, given)
     return Subject(describe(strategy), tree, strategy.checked.source, decided)
 
 
-def _decide(strategy: CompiledStrategy, situation: Situation, given: tuple[str, ...]) -> Decided:
+def _decide(strategy: CompiledStrategy, situation: Situation, given: Sequence[str]) -> Decided:
     frame = situation.frame(strategy)
     decision = strategy.decide_in(frame)
     bindings, forecasts = strategy.bindings(frame), dict(frame.forecasts)
@@ -97,7 +99,8 @@ def _decide(strategy: CompiledStrategy, situation: Situation, given: tuple[str, 
     spell = strategy.spell
     return Decided(
         situation,
-        given,
+        tuple(" ".join(text.split()) for text in given),
+        {name: spell(name, value) for name, value in situation.params.items()},
         bindings,
         {name: spell(name, value) for name, value in bindings.items()},
         routes,

@@ -85,7 +85,7 @@ def _panel(scene: Scene, y: float) -> tuple[list[str], float]:
         y += LINE_HEIGHT + 2
         parts.append(text(line, MARGIN, y, "dim"))
     layout = lay_out(scene, y + (_AXIS_HEIGHT if scene.is_timed else _COLUMNS_HEIGHT))
-    parts += [_lane(lane, number, layout) for number, lane in enumerate(layout.lanes)]
+    parts += [_lane(lane, number) for number, lane in enumerate(layout.lanes)]
     parts += _time_axis(scene, layout) if scene.is_timed else _columns(scene, layout)
     parts += [_arrow(scene, arrow) for arrow in layout.arrows]
     parts += [_bar(scene, row) for row in layout.rows]
@@ -98,7 +98,7 @@ def _panel(scene: Scene, y: float) -> tuple[list[str], float]:
     return parts, layout.bottom + 6
 
 
-def _lane(lane: Lane, number: int, layout: Layout) -> str:
+def _lane(lane: Lane, number: int) -> str:
     height, room = lane.bottom - lane.top, WIDTH - 2.0 * MARGIN
     middle = (lane.top + lane.bottom) / 2 - (len(lane.lines) - 1) * LINE_HEIGHT / 2 + 4
     names = [

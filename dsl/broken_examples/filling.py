@@ -3,9 +3,9 @@
 import re
 
 from mserve.dsl.failure import Failure
+from mserve.dsl.token_kinds import LITERALS
 
 _PLACEHOLDER = re.compile(r"\b(?:NAME|FOUND|WORD|BEFORE|AFTER|VALUE|WORKER)\b")
-_LITERALS = frozenset(["TEXT", "NUMBER", "RATIO", "DURATION", "BYTES", "TRUE", "FALSE"])
 
 
 def filled(text: str, failure: Failure) -> str:
@@ -14,7 +14,7 @@ def filled(text: str, failure: Failure) -> str:
     known = {word: str(tokens[at]) for word, at in words.items() if 0 <= at < len(tokens)}
     if failure.found is not None:
         known["WORD"] = re.sub(r"\W+", "_", failure.found.strip('"'))
-    values = (str(each) for each in tokens[index : index + 2] if each.type in _LITERALS)
+    values = (str(each) for each in tokens[index : index + 2] if each.type in LITERALS)
     known["VALUE"] = next(values, "...")
     if index > 1 and tokens[1].type == "NAME":
         known["NAME"] = str(tokens[1])

@@ -13,25 +13,12 @@ from functools import cached_property
 from itertools import pairwise
 
 from mserve.dsl.lalr import END, Automaton, Stopped, Token, span_of
-from mserve.dsl.server.vocabulary import DECLARATIONS
 from mserve.dsl.source import Source
+from mserve.dsl.token_kinds import CLOSING, DECLARATIONS, OPENING, PLAIN_HEADS, STATEMENTS
 
-_DECLARING = frozenset(word.upper() for word in DECLARATIONS)
-STATEMENTS = frozenset(["COMPUTE", "REUSE", "GENERATE", "REPLICATE", "CLUSTER", "GIVEN", "EXPECT"])
-_OPENING = frozenset(["LPAR", "LSQB", "LBRACE"])
-_CLOSING = frozenset(["RPAR", "RSQB", "RBRACE"])
 _WORD = re.compile(r"[A-Za-z0-9_.%]*\Z")
 _NAME = re.compile(r"(?:[A-Za-z_][A-Za-z0-9_]*)?")
 _COMMENT = re.compile(r"#[^\r\n]*\Z")
-# The shortest heads that the grammar takes, to read the line at the cursor behind a broken head.
-_PLAIN_HEADS = {
-    "ROUTE": (("ROUTE", "route"), ("NAME", "_"), ("LBRACE", "{")),
-    "TEST": (("TEST", "test"), ("TEXT", '""'), ("LBRACE", "{")),
-    "POOL": (("POOL", "pool"), ("NAME", "_"), ("LBRACE", "{")),
-    "SLO": (("SLO", "slo"), ("LBRACE", "{")),
-    "LIMITS": (("LIMITS", "limits"), ("LBRACE", "{")),
-    "ADAPT": (("ADAPT", "adapt"), ("EVERY", "every"), ("DURATION", "1s"), ("LBRACE", "{")),
-}
 
 
 @dataclass
@@ -122,9 +109,9 @@ class Cursor:
         for token in self.before:
             if token.type in STATEMENTS:  # stands in no bracket but a block's
                 levels = levels[:2]
-            if token.type in _OPENING:
+            if token.type in OPENING:
                 levels.append(Level(token, previous))
-            elif token.type in _CLOSING and len(levels) > 1:
+            elif token.type in CLOSING and len(levels) > 1:
                 levels.pop()
                 levels[-1].tokens.append(token)
             else:
@@ -144,11 +131,11 @@ class Cursor:
         rests: list[list[Token]] = [[]]
         depth = 0
         for token in self.after:
-            if token.type in _CLOSING and depth == 0:
+            if token.type in CLOSING and depth == 0:
                 rests.append([])
-            elif token.type in _CLOSING:
+            elif token.type in CLOSING:
                 depth -= 1
-            elif token.type in _OPENING:
+            elif token.type in OPENING:
                 depth += 1
             elif depth == 0:
                 rests[-1].append(token)
@@ -199,7 +186,7 @@ def _in_comment_or_text(source: Source, tokens: Sequence[Token], offset: int) ->
 def begins_declaration(before: Token | None, token: Token) -> bool:
     """Keywords are reserved; the only other place of one is `expect route`."""
     expected = before is not None and before.type == "EXPECT" and before.line == token.line
-    return token.type in _DECLARING and not expected
+    return token.type in DECLARATIONS and not expected
 
 
 def _last_declaration(tokens: list[Token]) -> list[Token]:
@@ -254,7 +241,7 @@ def _readings(tokens: list[Token], *, fresh: bool) -> Iterator[list[Token]]:
     `fresh`: nothing stands before the cursor in its line.
     """
     yield tokens
-    kinds = _PLAIN_HEADS.get(tokens[0].type)
+    kinds = PLAIN_HEADS.get(tokens[0].type)
     if kinds is None or not any(token.type in STATEMENTS | {"LBRACE"} for token in tokens):
         return
     head = [tokens[0].update(type=kind, value=text) for kind, text in kinds]

@@ -15,6 +15,7 @@ from mserve.dsl.lalr import Token
 from mserve.dsl.server.cursor import Cursor, Level
 from mserve.dsl.server.scope import Sort, sort_of_builtin
 from mserve.dsl.settings import Choice, Specification
+from mserve.dsl.token_kinds import EXPRESSION_ENDS
 from mserve.dsl.types import POOL, WORKER, Kind
 
 
@@ -62,8 +63,6 @@ _KEYWORDS = Place(Wanted.KEYWORDS)
 _ARITHMETIC = frozenset(["PLUS", "MINUS", "STAR", "SLASH"])
 _BEFORE_CONDITION = frozenset(["AND", "OR", "NOT", "IF", "WHERE", "WHEN"])
 _BEFORE_WORKER = frozenset(["ON", "FROM", "TO"])
-_OPERANDS = frozenset(["NAME", "NUMBER", "RATIO", "DURATION", "BYTES", "TEXT", "TRUE", "FALSE"])
-_ENDS = _OPERANDS | {"RPAR", "RSQB", "PROMPT"}
 _TABLES = {"POOL": settings.POOL, "SLO": settings.SLO, "LIMITS": settings.LIMITS}
 
 
@@ -100,7 +99,7 @@ def _route(cursor: Cursor) -> Place:
     if cursor.previous in ("COMPUTE", "REUSE", "REPLICATE"):
         return Place(Wanted.RANGES)
     line = cursor.levels[1].line
-    if not line or (cursor.at_line_start and cursor.previous in _ENDS):
+    if not line or (cursor.at_line_start and cursor.previous in EXPRESSION_ENDS):
         return _KEYWORDS
     if cursor.previous in _BEFORE_WORKER:
         return _expression(Sort.WORKER, whole=True)
@@ -111,7 +110,9 @@ def _route(cursor: Cursor) -> Place:
 def _adapt(cursor: Cursor) -> Place:
     if not _in_block(cursor):
         return _KEYWORDS
-    if len(cursor.levels) == 2 and (cursor.previous == "LBRACE" or cursor.previous in _ENDS):
+    if len(cursor.levels) == 2 and (
+        cursor.previous == "LBRACE" or cursor.previous in EXPRESSION_ENDS
+    ):
         return Place(Wanted.PARAMS, taken=_given(cursor))
     place = _inside(cursor, _expression(Sort.NUMBER))
     return replace(place, stage=Stage.CLUSTER)
@@ -137,7 +138,7 @@ def _setting(cursor: Cursor) -> Place:
         if isinstance(specification, Choice):
             return Place(Wanted.WORDS, choice=specification)
         return _KEYWORDS
-    if cursor.previous == "LBRACE" or cursor.previous in _ENDS:
+    if cursor.previous == "LBRACE" or cursor.previous in EXPRESSION_ENDS:
         return Place(Wanted.SETTINGS, known=known, taken=_given(cursor))
     return _KEYWORDS
 
@@ -171,7 +172,7 @@ def _test(cursor: Cursor) -> Place:
     if not _in_block(cursor):
         return _KEYWORDS
     line = cursor.levels[1].line
-    if not line or (cursor.at_line_start and cursor.previous in _ENDS):
+    if not line or (cursor.at_line_start and cursor.previous in EXPRESSION_ENDS):
         return _KEYWORDS
     if len(cursor.levels) > 2:
         return _inside(cursor, _expression(Sort.VALUE))

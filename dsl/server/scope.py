@@ -14,7 +14,7 @@ from mserve.dsl.builtins import Builtin
 from mserve.dsl.meanings import Meaning
 from mserve.dsl.navigation import Navigation
 from mserve.dsl.server.cursor import Cursor, begins_declaration
-from mserve.dsl.types import Kind
+from mserve.dsl.types import UNKNOWN, Kind
 
 
 class Sort(Flag):
@@ -73,24 +73,14 @@ def _read(navigation: Navigation) -> Iterator[Named]:
     for symbol in navigation.symbols():
         hover = navigation.describe(symbol.name_span.start)
         if symbol.kind in known and hover is not None and hover.meaning.name == symbol.name:
-            yield Named(hover.meaning, _sort_in_words(hover.meaning, known[symbol.kind]))
+            yield Named(hover.meaning, _sort_of(hover.meaning, known[symbol.kind]))
 
 
-def _sort_in_words(meaning: Meaning, otherwise: Sort) -> Sort:
-    """Of a binding by the words for its type."""
-    words = meaning.type
-    if meaning.kind != "binding" or not words:
+def _sort_of(meaning: Meaning, otherwise: Sort) -> Sort:
+    """Of a binding by its type, where that is known."""
+    if meaning.kind != "binding" or meaning.found == UNKNOWN:
         return otherwise
-    beginnings = {
-        "a worker": Sort.WORKER,
-        "workers of": Sort.POOL,
-        f"a {Kind.POOL}": Sort.POOL,
-        f"a {Kind.TEXT}": Sort.TEXT,
-        f"a {Kind.BOOL}": Sort.TRUTH,
-    }
-    return next(
-        (sort for begin, sort in beginnings.items() if words.startswith(begin)), Sort.NUMBER
-    )
+    return _SORTS.get(meaning.found.kind, Sort.NUMBER)
 
 
 def _unread(cursor: Cursor) -> Iterator[Named]:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mserve.compiler.explain import PlanRequest, plan_json, plan_text
+from mserve.compiler.explain import PlanRequest, plan_text, plan_view
 from mserve.compiler.givens import situation_from_text
 from mserve.compiler.pipeline import CompiledStrategy, compile_strategy
 from mserve.compiler.plan import RemoteSend
@@ -90,4 +90,4 @@ def test_nothing_changes_before_it_is_set(strategy: CompiledStrategy) -> None:
 def test_a_situation_shows_what_would_become_of_the_params(strategy: CompiledStrategy) -> None:
     asked = PlanRequest(givens=["prefill_backlog(prefill[0]) = 2s"], params=["tail = 20%"])
     assert "\n  adapt  tail = 40%, from 20%\n" in plan_text(strategy, asked)
-    assert json.loads(plan_json(strategy, asked))["adapted"]["tail"] == pytest.approx(0.4)
+    assert json.loads(plan_view(strategy, asked, "json"))["adapted"]["tail"] == pytest.approx(0.4)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mserve.compiler import choices, evaluate
 from mserve.compiler.frame import Missing, Value
 from mserve.compiler.pipeline import compile_strategy
-from mserve.compiler.reference import ReferenceCluster
+from mserve.compiler.reference import Fact, ReferenceCluster
 from mserve.dsl.check import Checked
 from mserve.dsl.parser import parse
 from mserve.dsl.source import Source
@@ -81,7 +81,7 @@ def test_columns_and_elements_agree(
     fold: str, loads: list[float], cached: list[int], num_few: int
 ) -> None:
     pools = {"many": ("p-0", "p-1", "p-2"), "few": ("f-0",)[:num_few]}
-    facts: dict[tuple[str, tuple[object, ...]], object] = {}
+    facts: dict[Fact, object] = {}
     for worker, load, length in zip(pools["many"], loads, cached, strict=True):
         facts[("load", (worker,))] = load
         facts[("cached", (worker,))] = length
@@ -105,9 +105,7 @@ def test_what_is_no_number_is_nought_in_columns_too(value: str, largest: float) 
     """Worker by worker: inf - inf, inf * 0, inf / inf; the others have loads of 1 and 2."""
     workers = ("p-0", "p-1", "p-2")
     loads = zip(workers, (math.inf, 1.0, 2.0), strict=True)
-    facts: dict[tuple[str, tuple[object, ...]], object] = {
-        ("load", (worker,)): load for worker, load in loads
-    }
+    facts: dict[Fact, object] = {("load", (worker,)): load for worker, load in loads}
     cluster = ReferenceCluster({"many": workers, "few": ()}, facts)
     assert _value(f"max({value} for w in many)", cluster) == largest
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from mserve.compiler.explain import PlanRequest, plan_json, plan_text
+from mserve.compiler.explain import PlanRequest, plan_text, plan_view
 from mserve.compiler.givens import GivenError
 from mserve.compiler.pipeline import CompiledStrategy
 
@@ -159,12 +159,12 @@ def test_no_route(compile_text: Compile) -> None:
 
 def test_json(compile_text: Compile) -> None:
     strategy = compile_text(SPLIT)
-    symbolic = json.loads(plan_json(strategy, PlanRequest()))
+    symbolic = json.loads(plan_view(strategy, PlanRequest(), "json"))
     steps = symbolic["routes"][1]["steps"]
     assert [step["op"] for step in steps] == ["prep_recv", "remote_send", "start_generate"]
     assert steps[1]["end"] == "60%"
     assert steps[1]["worker"] == "next(p)"
-    decided = json.loads(plan_json(strategy, PlanRequest(givens=["tokens(prompt) = 4000"])))
+    decided = json.loads(plan_view(strategy, PlanRequest(givens=["tokens(prompt) = 4000"]), "json"))
     assert decided["guards"] == [
         {
             "route": "cached",
@@ -175,7 +175,7 @@ def test_json(compile_text: Compile) -> None:
     ]
     assert decided["plan"]["steps"][1]["end"] == 2400
     assert decided["timeline"]["first_token_s"] == pytest.approx(0.22)
-    nowhere = json.loads(plan_json(strategy, PlanRequest(cluster=["d = 0"])))
+    nowhere = json.loads(plan_view(strategy, PlanRequest(cluster=["d = 0"]), "json"))
     assert nowhere["plan"] is None
 
 

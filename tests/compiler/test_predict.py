@@ -6,7 +6,7 @@ from mserve.compiler.lower import Lowering, segments_between
 from mserve.compiler.passes import Draft, Handoff, Replica
 from mserve.compiler.plan import Plan
 from mserve.compiler.predict import StepTime, Timeline, critical_path, predict
-from mserve.compiler.reference import ReferenceCluster, ReferenceProfile
+from mserve.compiler.reference import Fact, ReferenceCluster, ReferenceProfile
 
 PROFILE = ReferenceProfile(
     prefill_base_s=0.0,
@@ -21,15 +21,13 @@ PROFILE = ReferenceProfile(
 def timeline(
     workers: str,
     bounds: list[int],
-    facts: dict[tuple[str, tuple[object, ...]], object] | None = None,
+    facts: dict[Fact, object] | None = None,
 ) -> dict[str, StepTime]:
     made = _predict(Draft(bounds[-1], workers[-1], segments_between(workers, bounds), {}), facts)
     return {step.step: step for step in made.steps}
 
 
-def _predict(
-    draft: Draft, facts: dict[tuple[str, tuple[object, ...]], object] | None = None
-) -> Timeline:
+def _predict(draft: Draft, facts: dict[Fact, object] | None = None) -> Timeline:
     given = {("tokens", ()): draft.num_tokens, **(facts or {})}
     cached = {str(args[0]): int(str(v)) for (name, args), v in given.items() if name == "cached"}
     draft = Draft(
@@ -56,7 +54,7 @@ def test_a_prompt_waits_for_the_prefill_before_it() -> None:
 
 
 def test_what_is_cached_is_sent_at_once_and_at_the_price_of_moving_it() -> None:
-    facts: dict[tuple[str, tuple[object, ...]], object] = {
+    facts: dict[Fact, object] = {
         ("cached", ("p",)): 600,
         ("prefill_backlog", ("p",)): 9.0,
     }
@@ -65,7 +63,7 @@ def test_what_is_cached_is_sent_at_once_and_at_the_price_of_moving_it() -> None:
 
 
 def test_only_what_the_receiver_lacks_moves() -> None:
-    facts: dict[tuple[str, tuple[object, ...]], object] = {
+    facts: dict[Fact, object] = {
         ("cached", ("p",)): 600,
         ("cached", ("d",)): 500,
     }
@@ -117,7 +115,7 @@ def test_handoffs_and_copies_do_not_delay_the_first_token() -> None:
 def critical(
     workers: str,
     bounds: list[int],
-    facts: dict[tuple[str, tuple[object, ...]], object] | None = None,
+    facts: dict[Fact, object] | None = None,
 ) -> tuple[str, ...]:
     draft = Draft(bounds[-1], workers[-1], segments_between(workers, bounds), {})
     plan: Plan = Lowering().plan("s", "r", draft)
@@ -134,5 +132,5 @@ def test_the_first_token_waits_for_the_chain_before_it() -> None:
 
 def test_the_chain_begins_where_a_worker_is_busy_with_earlier_prompts() -> None:
     assert critical("pd", [600, 1000], {("prefill_backlog", ("d",)): 2.0}) == ("s3",)
-    busy: dict[tuple[str, tuple[object, ...]], object] = {("prefill_backlog", ("q",)): 2.0}
+    busy: dict[Fact, object] = {("prefill_backlog", ("q",)): 2.0}
     assert critical("pqd", [300, 600, 1000], busy) == ("s5", "s4", "s6")

@@ -75,9 +75,8 @@ def test_the_command_offers_the_formats_there_are() -> None:
 def test_every_step_occurs_in_every_format(compile_text: Compile, style: str) -> None:
     strategy = compile_text(EVERYTHING)
     for asked in (PlanRequest(), SITUATION):
-        assert set(
-            re.findall(r"\bs\d+\b", plan_view(strategy, asked, style).replace("r0_", ""))
-        ) >= (STEPS)
+        text = plan_view(strategy, asked, style).replace("r0_", "")
+        assert set(re.findall(r"\bs\d+\b", text)) >= STEPS
 
 
 @pytest.mark.parametrize("style", PLAN_FORMATS)
@@ -144,8 +143,7 @@ def test_hovering_shows_the_step_and_its_line(compile_text: Compile) -> None:
 
 
 def test_arrows_connect_the_lanes_of_sender_and_receiver(compile_text: Compile) -> None:
-    strategy = compile_text(EVERYTHING)
-    (panel,) = [drawing(strategy, SITUATION)]
+    panel = drawing(compile_text(EVERYTHING), SITUATION)
     bands = [
         (float(band.get("y", "")), float(band.get("y", "")) + float(band.get("height", "")))
         for band in by_class(panel, "lane")
@@ -296,6 +294,11 @@ def test_the_page_over_symbols_has_every_route(compile_text: Compile) -> None:
         "s1",
     ]
     assert page.marked == []
+
+
+def test_the_page_spells_params_as_the_language_does() -> None:
+    page = _Page(plan_view(shipped("balanced"), PlanRequest(params=["tail = 20%"]), "html"))
+    assert ["tail", "20%", "0% to 90%"] in page.rows
 
 
 # --- escaping ----------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mserve.dsl.check import Checked, check_bytes, check_text
+from mserve.dsl.check import Checked, check_bytes, check_source, check_text
 from mserve.dsl.fix import fix_source
 from mserve.dsl.format import format_source
 from mserve.dsl.lalr import Scanner, Token
@@ -54,7 +54,8 @@ def _assert_sane(checked: Checked) -> None:
     for offset in range(0, length, max(1, length // 10)):
         navigation.describe(offset)
         navigation.references(offset)
-    assert fix_source(checked.source).checked.source is not None
+    fixed = fix_source(checked.source).checked
+    assert fixed == check_source(fixed.source)
 
 
 @settings(max_examples=60 * _TIMES, deadline=None, database=None, derandomize=True)

@@ -3,14 +3,7 @@
 import pytest
 
 from mserve.dsl.check import check_text
-from mserve.dsl.navigation import (
-    Hover,
-    Navigation,
-    definition_at,
-    describe_at,
-    references_at,
-    symbols,
-)
+from mserve.dsl.navigation import Hover, Navigation
 from mserve.dsl.source import Source
 
 _TEXT = """\
@@ -163,25 +156,18 @@ def test_symbols_are_the_outline() -> None:
         assert each.span.start <= each.name_span.start < each.name_span.end <= each.span.end
 
 
-def test_names_in_scope() -> None:
-    inside = {each.name for each in _NAVIGATION.names_at(_at("load(w) + |extra"))}
-    outside = {each.name for each in _NAVIGATION.names_at(_at("ttft(|far)"))}
-    assert inside == {"tail", "prefill", "decode", "p", "d", "late", "w", "extra"}
-    assert outside == {"tail", "prefill", "decode", "p", "d", "late"}
-
-
 def test_a_text_with_mistakes_has_answers_too() -> None:
     text = (
         'strategy s "t"\npool workers\nlet d = next(workers)\nlet broken argmin\n'
         "let a = a + nothing\nroute r when broken > laod(d) { generate on d }\nroute q {"
     )
-    checked = check_text(text)
-    assert checked.strategy is None
+    assert check_text(text).strategy is None
+    navigation = Navigation(Source.from_text(text))
     use = text.index("on d") + 3
-    assert definition_at(checked, use) is not None
-    assert references_at(checked, use)[0].start == text.index("d = next")
-    assert describe_at(checked, text.index("broken >")) is None
-    assert [each.name for each in symbols(checked)] == ["workers", "d", "a", "r"]
+    assert navigation.definition(use) is not None
+    assert navigation.references(use)[0].start == text.index("d = next")
+    assert navigation.describe(text.index("broken >")) is None
+    assert [each.name for each in navigation.symbols()] == ["workers", "d", "a", "r"]
 
 
 @pytest.mark.parametrize("cut", range(0, len(_TEXT), 7))
@@ -190,5 +176,4 @@ def test_every_place_of_every_cut_text_has_an_answer_or_none(cut: int) -> None:
     for offset in range(0, cut + 1, 5):
         navigation.describe(offset)
         navigation.references(offset)
-        navigation.names_at(offset)
     assert len(navigation.symbols()) <= 11
