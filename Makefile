@@ -1,5 +1,6 @@
 # make demo   one long prompt through a real cluster, and the timeline of its plan
 # make test   the whole test suite
+# make chaos  ten minutes of workers, routers and Redis that die and freeze
 # Each sets up what it needs; see README.md.
 
 PYTHON ?= python3
@@ -7,7 +8,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help install demo serve test lint types contracts check fmt bench clean
+.PHONY: help install demo serve test chaos lint types contracts check fmt bench clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile
@@ -33,6 +34,9 @@ serve: $(STAMP)     # keeps serving until Ctrl-C: make serve STRATEGY=migration 
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+chaos: $(STAMP)
+	$(BIN)/python -m pytest -m chaos $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -20,6 +20,7 @@ import json
 import os
 import random
 import re
+import secrets
 import statistics
 import subprocess
 import sys
@@ -38,7 +39,8 @@ TRANSFER_TOKENS = 3008  # whole pages, and one token more in the prompt: all of 
 WARM_UP_ROUNDS = 2
 VOCABULARY = range(100, 2000)
 STEPS = ("prep_recv", "remote_send", "start_generate")
-JSON = {"content-type": "application/json"}
+TOKEN = secrets.token_hex(16)  # with it workers answer us, too
+HEADERS = {"content-type": "application/json", "authorization": f"Bearer {TOKEN}"}
 
 
 class Peer:
@@ -48,7 +50,7 @@ class Peer:
         self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
 
     def get(self, path: str) -> Any:
-        self._connection.request("GET", path)
+        self._connection.request("GET", path, headers=HEADERS)
         return json.load(self._connection.getresponse())
 
     def post(self, path: str, body: object) -> Any:
@@ -65,7 +67,7 @@ class Peer:
         return Times(moments_s[0] - sent_s, moments_s[1] - moments_s[0], plan)
 
     def _open(self, path: str, body: object) -> http.client.HTTPResponse:
-        self._connection.request("POST", path, json.dumps(body), JSON)
+        self._connection.request("POST", path, json.dumps(body), HEADERS)
         answer = self._connection.getresponse()
         assert answer.status == 200, f"{path} is refused: {answer.read().decode()}"
         return answer
@@ -84,7 +86,8 @@ def serving(strategy: str, pools: list[str]) -> Iterator[str]:
     counts = [argument for pool in pools for argument in ("--cluster", f"{pool}=1")]
     command = [sys.executable, "-m", "mserve", "serve", strategy, *counts, "--threads", "1"]
     command += ["--port", "0", "--log-level", "warning", "--kv-memory", "1GiB"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    env = {**os.environ, "MSERVE_CLUSTER_TOKEN": TOKEN}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env) as process:
         try:
             yield _ready_url(process)
         finally:

@@ -82,13 +82,11 @@ def worker_fails(victim: str, number: signal.Signals, rounds: int, bar_s: float)
     how = "killed" if number is signal.SIGKILL else "frozen"
     resumed = Times(f"{victim} {how} -> next token", bar_s)
     freed = Times(f"{victim} {how} -> others' pages of the plan free", 2.0)
-    numbers = iter(range(rounds))
-    while batch := list(itertools.islice(numbers, len(PHASES))):
-        with cluster() as server:  # anew, as whoever dies too often is not started again
-            for index, phase in zip(batch, PHASES, strict=False):
-                resume_s, free_s = disturb(server, phase, victim, number, f"{index} {STORY}")
-                resumed.seconds.append(resume_s)
-                freed.seconds.append(free_s)
+    with cluster() as server:
+        for index, phase in zip(range(rounds), itertools.cycle(PHASES), strict=False):
+            resume_s, free_s = disturb(server, phase, victim, number, f"{index} {STORY}")
+            resumed.seconds.append(resume_s)
+            freed.seconds.append(free_s)
     return [resumed, freed] if number is signal.SIGKILL else [resumed]
 
 
@@ -133,6 +131,7 @@ def router_is_killed(rounds: int) -> list[Times]:
         stack.enter_context(started(redis, ready=r"(Ready to accept)"))
         for index in range(2):
             argv = [*MSERVE, "worker", "--pool", "workers", "--name", f"workers-{index}", *cluster]
+            argv.append("--checksum-kv")
             stack.enter_context(started(argv, ready=serves))
         for _ in range(rounds):
             argv = [*MSERVE, "router", "least_loaded", *cluster, "--port", "0"]

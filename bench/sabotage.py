@@ -45,6 +45,23 @@ def arm() -> None:
     _before(TorchRunner, "run", saboteur.about_to_run)
 
 
+def keep_restarting() -> None:
+    """In `mserve serve`: whoever is killed again and again is started again, at once each time."""
+    from mserve.runtime.cluster import restart
+
+    class Patient(restart.RestartPolicy):
+        def wait_s(self, num_quick: int) -> float:
+            return 0.0
+
+    policy = Patient(max_quick=1 << 20)
+    original = restart.Restarter.__init__
+
+    def patiently(self: restart.Restarter, *arguments: Any, **named: Any) -> None:
+        original(self, *arguments, **{"policy": policy, **named})
+
+    setattr(restart.Restarter, "__init__", patiently)  # noqa: B010
+
+
 class Saboteur:
     def __init__(self, folder: Path) -> None:
         self._folder = folder

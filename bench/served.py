@@ -6,49 +6,38 @@ import http.client
 import json
 import os
 import re
+import secrets
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
+
+from traffic import Kind, Seen, ask, request
 
 BENCH = Path(__file__).parent
 MSERVE = (sys.executable, "-m", "mserve")
+CLUSTER_TOKEN = secrets.token_hex(16)  # with it workers answer us, too
+AUTHORIZATION = {"authorization": f"Bearer {CLUSTER_TOKEN}"}
 SITE = f"""
 import sys
 if "mserve.runtime.worker.startup" in sys.orig_argv:
     sys.path.append({str(BENCH)!r})
     import sabotage
     sabotage.arm()
+elif "serve" in sys.orig_argv:
+    sys.path.append({str(BENCH)!r})
+    import sabotage
+    sabotage.keep_restarting()
 """
-Kind = Literal["completions", "chat"]
-
-
-@dataclass
-class Stream:
-    """A whole answer: its text, and when each piece of it came (monotonic seconds)."""
-
-    text: str = ""
-    arrived_s: list[float] = field(default_factory=list)
-    completion_tokens: int = 0
-    finish: str = ""
-    error: str = ""
-    plan_id: str = ""
-
-    def resumed_after(self, moment_s: float) -> float:
-        """Seconds from `moment_s` to the first piece after the longest pause from then on."""
-        ends = [moment_s, *(at for at in self.arrived_s if at > moment_s)]
-        pauses = ((end - begin, end) for begin, end in pairwise(ends))
-        _, end = max(pauses, default=(0.0, moment_s))
-        return end - moment_s
 
 
 @dataclass
@@ -74,9 +63,10 @@ class Served:
     def ask(self, path: str, body: Any = None, url: str = "") -> tuple[int, Any]:
         with closing(self.connect(url)) as line:
             if body is None:
-                line.request("GET", path)
+                line.request("GET", path, headers=AUTHORIZATION)
             else:
-                line.request("POST", path, json.dumps(body), {"content-type": "application/json"})
+                headers = {"content-type": "application/json", **AUTHORIZATION}
+                line.request("POST", path, json.dumps(body), headers)
             response = line.getresponse()
             return response.status, json.loads(response.read())
 
@@ -85,24 +75,14 @@ class Served:
 
     def stream(
         self, prompt: str, *, kind: Kind = "completions", max_tokens: int = 48, **more: Any
-    ) -> Stream:
+    ) -> Seen:
         """A greedy streamed answer, read to its end."""
-        with closing(self.connect()) as line:
-            path = "/v1/completions" if kind == "completions" else "/v1/chat/completions"
-            line.request("POST", path, json.dumps(body_of(prompt, kind, max_tokens) | more))
-            response = line.getresponse()
-            if response.status != 200:
-                return Stream(error=response.read().decode())
-            answer = Stream(plan_id=response.headers["x-mserve-plan"].partition(";")[0])
-            for row in response:
-                _take_event(row, answer)
-            return answer
+        return ask(self.url, request("greedy", kind, prompt, max_tokens=max_tokens, **more))
 
     def begin(self, line: http.client.HTTPConnection, prompt: str, *, max_tokens: int) -> None:
         """Asks for a streamed completion on a connection that the caller closes; does not read."""
-        line.request(
-            "POST", "/v1/completions", json.dumps(body_of(prompt, "completions", max_tokens))
-        )
+        asked = request("greedy", "completions", prompt, max_tokens=max_tokens)
+        line.request("POST", asked.path, json.dumps(asked.body))
 
     def workers(self) -> list[dict[str, Any]]:
         """As the router sees them."""
@@ -113,6 +93,15 @@ class Served:
         def are_ready() -> bool:
             ready = [w for w in self.workers() if w["state"] == "ready"]
             return len(ready) == num_workers
+
+        until(are_ready, timeout_s, lambda: f"{self.workers()}\n{''.join(self.log[-30:])}")
+
+    def wait_pools(self, needed: Mapping[str, int], timeout_s: float = 60) -> None:
+        """Until every pool has so many workers that are ready."""
+
+        def are_ready() -> bool:
+            ready = Counter(w["pool"] for w in self.workers() if w["state"] == "ready")
+            return all(ready[pool] >= count for pool, count in needed.items())
 
         until(are_ready, timeout_s, lambda: f"{self.workers()}\n{''.join(self.log[-30:])}")
 
@@ -168,37 +157,6 @@ class Served:
         return pid
 
 
-def body_of(prompt: str, kind: Kind, max_tokens: int) -> dict[str, Any]:
-    asked: dict[str, Any] = {"prompt": prompt}
-    if kind == "chat":
-        asked = {"messages": [{"role": "user", "content": prompt}]}
-    return asked | {
-        "model": "mserve-tiny",
-        "max_tokens": max_tokens,
-        "temperature": 0,
-        "ignore_eos": True,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
-
-
-def _take_event(row: bytes, answer: Stream) -> None:
-    if not row.startswith(b"data: {"):
-        return
-    event = json.loads(row[6:])
-    if "error" in event:
-        answer.error = event["error"]["message"]
-        return
-    if event.get("usage"):
-        answer.completion_tokens = event["usage"]["completion_tokens"]
-    for choice in event["choices"]:
-        text = choice["text"] if "text" in choice else choice["delta"].get("content") or ""
-        answer.finish = choice["finish_reason"] or answer.finish
-        if text:
-            answer.text += text
-            answer.arrived_s.append(time.monotonic())
-
-
 @contextmanager
 def serving(
     strategy: str, *arguments: str, step_delay_s: float = 0.0, poison: int = -1
@@ -209,12 +167,16 @@ def serving(
         (folder / "sitecustomize.py").write_text(SITE)
         env = {
             **os.environ,
-            "PYTHONPATH": str(folder),
+            "PYTHONPATH": os.pathsep.join((name, os.environ.get("PYTHONPATH", ""))).strip(
+                os.pathsep
+            ),
+            "MSERVE_CLUSTER_TOKEN": CLUSTER_TOKEN,
             "MSERVE_SABOTAGE": str(folder),
             "MSERVE_STEP_DELAY_S": str(step_delay_s),
             "MSERVE_POISON": str(poison),
         }
-        argv = [*MSERVE, "serve", strategy, *arguments, "--port", "0", "--log-level", "warning"]
+        argv = [*MSERVE, "serve", strategy, *arguments, "--checksum-kv", "--port", "0"]
+        argv += ["--log-level", "warning"]
         with started(argv, env) as (process, url, log):
             yield Served(process, url, log, folder)
             process.send_signal(signal.SIGINT)

@@ -6,71 +6,80 @@ Pure functions of values, a microsecond each. Knows no HTTP and no request.
 """
 
 import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
+from mserve.runtime.logprobs import joined
 from mserve.runtime.messages import Finish, Render
 
+Json = dict[str, Any]
+
 _json = msgspec.json.Encoder().encode
+_read = msgspec.json.Decoder().decode
 
 DONE = b"data: [DONE]\n\n"
 
 _COMPLETION = (
     b'data: {"id":%b,"object":"text_completion","created":%d,"model":%b,"choices":'
-    b'[{"index":0,"text":%b,"logprobs":null,"finish_reason":%b}]}\n\n'
+    b'[{"index":%d,"text":%b,"logprobs":%b,"finish_reason":%b}]}\n\n'
 )
 _CHAT = (
     b'data: {"id":%b,"object":"chat.completion.chunk","created":%d,"model":%b,"choices":'
-    b'[{"index":0,"delta":%b,"logprobs":null,"finish_reason":%b}]}\n\n'
+    b'[{"index":%d,"delta":%b,"logprobs":%b,"finish_reason":%b}]}\n\n'
 )
 _REASON_KEY = b'"finish_reason":'
 _REASON = re.compile(rb'"(\w+)"')
 
 
 def chunk(
-    render: Render, text: str, finish_reason: str | None = None, *, first: bool = False
+    render: Render,
+    text: str,
+    finish_reason: str | None = None,
+    *,
+    first: bool = False,
+    logprobs: Json | None = None,
 ) -> bytes:
     """The bytes of one piece of an answer in the form `render` asks for.
 
     `first` marks the first piece of a stream; where that stream also begins the answer
     (`render.first`), a chat chunk carries the role. A stream that another worker goes on with
-    (not `render.last`) has no end at its length limit.
+    (not `render.last`) has no end at its length limit. Bare text has no place for `logprobs`.
     """
     if finish_reason == "length" and not render.last:
         finish_reason = None
     if render.kind == "text":
         return text.encode()
-    if render.kind == "chat":
-        return chat_chunk(render, text, finish_reason, role=first and render.first)
-    return completion_chunk(render, text, finish_reason)
-
-
-def completion_chunk(render: Render, text: str, finish_reason: str | None = None) -> bytes:
-    """One event of `/v1/completions`."""
-    return _COMPLETION % (
-        _json(render.id),
-        render.created,
-        _json(render.model),
-        _json(text),
-        _json(finish_reason),
-    )
-
-
-def chat_chunk(
-    render: Render, text: str, finish_reason: str | None = None, *, role: bool = False
-) -> bytes:
-    """One event of `/v1/chat/completions`; the delta of an end without text is empty."""
-    delta = {"role": "assistant"} if role else {}
-    if text or role:
+    if render.kind == "completion":
+        return _COMPLETION % _fields(render, text, finish_reason, logprobs)
+    begins = first and render.first
+    delta = {"role": "assistant"} if begins else {}
+    if text or begins:
         delta["content"] = text
-    return _CHAT % (
+    return _CHAT % _fields(render, delta, finish_reason, logprobs)
+
+
+def _fields(
+    render: Render, content: object, finish_reason: str | None, logprobs: Json | None
+) -> tuple[bytes | int, ...]:
+    return (
         _json(render.id),
         render.created,
         _json(render.model),
-        _json(delta),
+        render.index,
+        _json(content),
+        _json(logprobs),
         _json(finish_reason),
     )
+
+
+def read_events(payload: bytes) -> Iterator[Json]:
+    """The choices in a sequence of such pieces."""
+    for line in payload.split(b"\n\n"):
+        if line:
+            yield from _read(line.removeprefix(b"data: "))["choices"]
 
 
 def end_reason(payload: bytes) -> str | None:
@@ -80,7 +89,7 @@ def end_reason(payload: bytes) -> str | None:
     return match[1].decode() if match else None
 
 
-def usage(finish: Finish) -> dict[str, Any]:
+def usage(finish: Finish) -> Json:
     """`cached_tokens` are those that no engine had to compute for this request."""
     return {
         "prompt_tokens": finish.prompt_tokens,
@@ -90,20 +99,45 @@ def usage(finish: Finish) -> dict[str, Any]:
     }
 
 
-def whole_answer(render: Render, text: str, finish: Finish, *, chat: bool) -> bytes:
-    """The body of a request that does not stream."""
-    choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": finish.reason}
-    if chat:
-        choice["message"] = {"role": "assistant", "content": text, "refusal": None}
-    else:
-        choice["text"] = text
+@dataclass(frozen=True, slots=True)
+class WholeChoice:
+    """One choice of an answer that does not stream."""
+
+    text: str
+    reason: str
+    logprobs: Json | None = None
+
+    @classmethod
+    def of_events(cls, payload: bytes, reason: str) -> "WholeChoice":
+        """From the pieces that would have been streamed."""
+        events = list(read_events(payload))
+        texts = [e["text"] if "text" in e else e["delta"].get("content", "") for e in events]
+        return cls("".join(texts), reason, joined(e["logprobs"] for e in events))
+
+    def body(self, index: int, *, chat: bool) -> Json:
+        body: Json = {
+            "index": index,
+            "logprobs": self.logprobs,
+            "finish_reason": self.reason,
+        }
+        if chat:
+            body["message"] = {"role": "assistant", "content": self.text, "refusal": None}
+        else:
+            body["text"] = self.text
+        return body
+
+
+def whole_answer(
+    render: Render, choices: Sequence[WholeChoice], finish: Finish, *, chat: bool
+) -> bytes:
+    """The body of a request that does not stream; `finish` has the counts of all choices."""
     return _json(
         {
             "id": render.id,
             "object": "chat.completion" if chat else "text_completion",
             "created": render.created,
             "model": render.model,
-            "choices": [choice],
+            "choices": [choice.body(index, chat=chat) for index, choice in enumerate(choices)],
             "usage": usage(finish),
         }
     )
@@ -111,7 +145,7 @@ def whole_answer(render: Render, text: str, finish: Finish, *, chat: bool) -> by
 
 def usage_event(render: Render, finish: Finish) -> bytes:
     """The last event of a stream that asked for its usage."""
-    body: dict[str, Any] = {
+    body: Json = {
         "id": render.id,
         "object": "chat.completion.chunk" if render.kind == "chat" else "text_completion",
         "created": render.created,

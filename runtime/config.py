@@ -14,6 +14,9 @@ from pathlib import Path
 from mserve.runtime.errors import ConfigError
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB|TiB)?", re.IGNORECASE)
+MIN_TOKEN_CHARACTERS = 16
+CLUSTER_TOKEN = "MSERVE_CLUSTER_TOKEN"
+"""The environment variable with the secret that a cluster's members share."""
 _FACTORS = {"b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
 
 
@@ -78,6 +81,27 @@ class AdmissionOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class TrustOptions:
+    """Who is let in (docs/security.md). "" and None: that part is off."""
+
+    api_keys: Path | None = None
+    admin_token: str = field(default="", repr=False)  # "": the strategy cannot be changed live
+    cluster_token: str = field(default="", repr=False)
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_ca: Path | None = None  # of the workers' certificates; None: the system's
+
+    def __post_init__(self) -> None:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ConfigError("--tls-cert and --tls-key go together: give both or neither.")
+        if self.cluster_token and len(self.cluster_token) < MIN_TOKEN_CHARACTERS:
+            raise ConfigError(
+                f"The cluster's token has less than {MIN_TOKEN_CHARACTERS} characters; "
+                "`openssl rand -hex 32` makes one."
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class ServeOptions:
     """`mserve serve`: a whole cluster on this machine. `workers` overrides pools' own counts."""
 
@@ -90,7 +114,7 @@ class ServeOptions:
     admission: AdmissionOptions = field(default_factory=AdmissionOptions)
     workers: Mapping[str, int] = field(default_factory=dict)
     log_dir: Path | None = None
-    admin_token: str = ""  # "": the strategy cannot be changed while it is served
+    trust: TrustOptions = field(default_factory=TrustOptions)
 
 
 def shipped_model() -> Path:

@@ -41,6 +41,17 @@ class Sampling(Struct, frozen=True, forbid_unknown_fields=True):
     logit_bias: Annotated[dict[int, float], Meta(max_length=1024)] = {}
     grammar: str = ""  # of runtime/grammar.py: the form that the answer must have
     answered: Annotated[int, Meta(ge=0)] = 0
+    logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None  # so many alternatives; None: off
+
+
+class Logprobs(Struct, frozen=True):
+    """How probable the model found a token, as natural logarithms, and the most probable ones.
+
+    Of the model's own distribution: before penalties, biases, temperature and forms.
+    """
+
+    chosen: float
+    top: tuple[tuple[int, float], ...]  # (token, logprob), the most probable first
 
 
 class Render(Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,6 +61,7 @@ class Render(Struct, frozen=True, forbid_unknown_fields=True):
     id: str = ""
     created: int = 0
     model: str = ""
+    index: int = 0  # of the choice
     first: bool = True  # this stream begins the answer (chat: emit the role chunk)
     last: bool = True  # reaching max_tokens ends the answer; False: another worker goes on
 
@@ -111,6 +123,9 @@ class PlanCall(Struct, frozen=True, forbid_unknown_fields=True):
 
     `tokens` is the prompt as int32 little endian. `incarnation` is that of the worker the router
     means ("" for any); another one answers 410. `attempt` counts re-plans; a lower one is 410 too.
+    The first call of a plan says how urgent it is: higher `priority` first, the first token wanted
+    `deadline_s` seconds after the call arrives (None: no wish). Which of them counts is the worker's
+    setting.
     """
 
     plan_id: str
@@ -119,6 +134,8 @@ class PlanCall(Struct, frozen=True, forbid_unknown_fields=True):
     attempt: int = 0
     incarnation: str = ""
     salt: bytes = b""
+    priority: float = 0.0
+    deadline_s: Annotated[float, Meta(ge=0)] | None = None
 
     @property
     def key(self) -> str:

@@ -7,8 +7,9 @@ The workers are processes of their own; the router runs in this one.
 
 import asyncio
 import logging
+import secrets
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
@@ -16,16 +17,25 @@ from mserve.compiler.observe import Strategy
 from mserve.compiler.plan import PoolSpec
 from mserve.runtime.clock import LoopClock
 from mserve.runtime.cluster.launch import Child, ChildExit
+from mserve.runtime.cluster.membership import Member
 from mserve.runtime.cluster.redis_server import RedisServer
 from mserve.runtime.cluster.registry_redis import RedisRegistry
 from mserve.runtime.cluster.restart import Restarter
-from mserve.runtime.config import EngineOptions, ServeOptions, threads_per_worker
+from mserve.runtime.config import (
+    CLUSTER_TOKEN,
+    EngineOptions,
+    ServeOptions,
+    TrustOptions,
+    threads_per_worker,
+)
 from mserve.runtime.errors import ConfigError, Unavailable
 from mserve.runtime.http_server import bind
 from mserve.runtime.router.live import Language
 from mserve.runtime.router.server import RouterConfig, run_router
 
 logger = logging.getLogger("mserve.serve")
+
+_ASK_AGAIN_S = 0.5
 
 
 async def serve_cluster(
@@ -36,6 +46,7 @@ async def serve_cluster(
     language: Language | None = None,
 ) -> None:
     """Serves until `stop`. Calls `on_ready` with the router's URL. Raises ConfigError."""
+    options = replace(options, trust=_with_token(options.trust))
     children = _plan_workers(strategy, options)
     listener = bind(options.host, options.port)
     async with AsyncExitStack() as stack:
@@ -61,9 +72,15 @@ async def serve_cluster(
             cluster=options.cluster.cluster,
             admission=options.admission,
             language=language,
-            admin_token=options.admin_token,
+            trust=options.trust,
         )
         await run_router(config, listener, stop, on_ready)
+
+
+def _with_token(trust: TrustOptions) -> TrustOptions:
+    """These workers are this process's own: without a token from outside they get one nobody knows,
+    so that no stranger on this host can call them."""
+    return replace(trust, cluster_token=trust.cluster_token or secrets.token_hex(32))
 
 
 def _plan_workers(strategy: Strategy, options: ServeOptions) -> list[tuple[str, EngineOptions]]:
@@ -130,17 +147,28 @@ def _worker(
 
     # One arena of the allocator per thread would multiply the memory of torch's buffers.
     env = {"OMP_NUM_THREADS": str(engine.threads), "MALLOC_ARENA_MAX": "2"}
+    env[CLUSTER_TOKEN] = options.trust.cluster_token  # other users cannot read the environment
     log = options.log_dir / f"{name}.log" if options.log_dir else None
     return Child(name, argv, env, ready=has_joined, log=log)
 
 
 async def _forget(exit_: ChildExit, registry: RedisRegistry) -> None:
     """Routers need not wait for the heartbeats that a dead worker misses, nor its successor for the
-    name."""
-    gone = [m.info for m in await registry.members() if m.info.pid == exit_.pid]
+    name. Returns once Redis can be reached, as no worker can start without it."""
+    gone = [m.info for m in await _members_now(registry) if m.info.pid == exit_.pid]
     try:
         for info in gone:
             if info.name == exit_.name:
                 await registry.leave(info.name, info.incarnation)
     except Unavailable as error:
         logger.warning("worker %s is still announced: %s", exit_.name, error)
+
+
+async def _members_now(registry: RedisRegistry) -> Sequence[Member]:
+    """Asks until the registry answers from Redis, not from what it remembers."""
+    while True:
+        num_failed = registry.members_failed
+        members = await registry.members()
+        if registry.members_failed == num_failed:
+            return members
+        await asyncio.sleep(_ASK_AGAIN_S)

@@ -4,6 +4,7 @@ Knows nothing of HTTP or of the OpenAI message types beyond "a message is a mapp
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -35,6 +36,8 @@ class Tokenizer:
         self._tokenizer = tokenizer
         self._template = template
         self._variables = dict(variables or {})
+        self._added = {str(each) for each in tokenizer.get_added_tokens_decoder().values()}
+        self._is_byte_level = "ByteLevel" in repr(tokenizer.decoder)
         self.eos_ids = frozenset(eos_ids)
         self.vocab_size: int = tokenizer.get_vocab_size(with_added_tokens=True)
 
@@ -59,6 +62,19 @@ class Tokenizer:
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         text: str = self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
         return text
+
+    def token_bytes(self, token: int) -> bytes:
+        """What a token stands for: bytes, since one may end inside a character."""
+        piece = self._tokenizer.id_to_token(token)
+        if piece is None:
+            return b""
+        if piece in self._added:
+            return piece.encode()
+        if self._is_byte_level:
+            return bytes(map(_BYTE_OF.__getitem__, piece))
+        if re.fullmatch(r"<0x[0-9A-F]{2}>", piece):
+            return bytes((int(piece[3:5], 16),))
+        return piece.replace("\N{LOWER ONE EIGHTH BLOCK}", " ").encode()
 
     def render_chat(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> str:
         """The prompt of a conversation, ready for the assistant's answer.
@@ -85,6 +101,19 @@ class Tokenizer:
         return StreamDecoder(self, before)
 
 
+def _byte_characters() -> dict[str, int]:
+    """The character that stands for each byte in a byte-level vocabulary (GPT-2): itself if it
+    can be printed, else the next one from U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {
+        chr(0x100 + number): byte for number, byte in enumerate(others)
+    }
+
+
+_BYTE_OF = _byte_characters()
+
+
 class StreamDecoder:
     """Turns one sequence's token ids, as they come, into text that is never taken back.
 
@@ -96,7 +125,7 @@ class StreamDecoder:
     """
 
     def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = ()) -> None:
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._window = list(before)
         self._clean = len(before)  # ids before this one decode to whole characters
         # Characters of the window's text that were returned, or are the caller's.
@@ -105,7 +134,7 @@ class StreamDecoder:
     def push(self, ids: Iterable[int]) -> str:
         """The text that `ids` complete; "" while a character is unfinished."""
         self._window += ids
-        text = self._tokenizer.decode(self._window)
+        text = self.tokenizer.decode(self._window)
         whole = text.rstrip(REPLACEMENT)
         if len(whole) < len(text) and len(self._window) - self._clean <= _MAX_HELD_TOKENS:
             delta = whole[self._num_emitted :]
@@ -120,13 +149,13 @@ class StreamDecoder:
 
     def flush(self) -> str:
         """The rest at the end of the sequence, with what stayed unfinished as U+FFFD."""
-        return self._emit(self._tokenizer.decode(self._window))
+        return self._emit(self.tokenizer.decode(self._window))
 
     def _emit(self, text: str) -> str:
         delta = text[self._num_emitted :]
         del self._window[: self._clean]
         self._clean = len(self._window)
-        self._num_emitted = len(self._tokenizer.decode(self._window))
+        self._num_emitted = len(self.tokenizer.decode(self._window))
         return delta
 
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from mserve import __version__
-from mserve.runtime.cli import cluster, completion, editor, language, serving
+from mserve.runtime.cli import cluster, completion, editor, keys, language, serving, verification
 
 DESCRIPTION = """\
 mserve serves language models by a strategy that you write down in a .mserve file.
@@ -54,7 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"mserve {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     language.add_commands(commands)
+    verification.add_commands(commands)
     serving.add_commands(commands)
+    keys.add_commands(commands)
     completion.add_commands(commands, parser)
     cluster.add_commands(commands)
     editor.add_commands(commands)

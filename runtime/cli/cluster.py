@@ -3,12 +3,13 @@
 import argparse
 import http.client
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from urllib.error import HTTPError, URLError
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 from mserve.runtime.cli.strategies import Commands
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 TIMEOUT_S = 5.0
+ADMIN_TOKEN = "MSERVE_ADMIN_TOKEN"
+"""A router with API keys shows its cluster only to who knows this."""
 
 
 def add_commands(commands: Commands) -> None:
@@ -72,8 +75,11 @@ def _read(url: str, path: str) -> bytes:
     """A page of a router. Raises ConfigError with what to do."""
     from mserve.runtime.errors import ConfigError
 
+    token = os.environ.get(ADMIN_TOKEN)
+    headers = {"authorization": f"Bearer {token}"} if token else {}
     try:
-        with urlopen(f"{_base(url)}{path}", timeout=TIMEOUT_S) as response:
+        request = Request(f"{_base(url)}{path}", headers=headers)
+        with urlopen(request, timeout=TIMEOUT_S) as response:
             body: bytes = response.read()
             return body
     except HTTPError as error:

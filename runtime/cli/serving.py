@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from mserve.runtime.cli.strategies import Commands, servable
 
 if TYPE_CHECKING:
-    from mserve.runtime.config import AdmissionOptions, ClusterOptions, EngineOptions
+    from mserve.runtime.config import AdmissionOptions, ClusterOptions, EngineOptions, TrustOptions
 
 
 ADMIN_TOKEN = "MSERVE_ADMIN_TOKEN"
 """Who knows its value may change the strategy while it is served (docs/http.md)."""
+API_KEYS_FILE = "MSERVE_API_KEYS_FILE"
 
 
 def add_commands(commands: Commands) -> None:
@@ -46,6 +47,9 @@ def _add_router(commands: Commands) -> None:
     parser.add_argument("file", metavar="FILE")
     _add_front(parser)
     _add_cluster(parser, "Redis of the cluster, redis://HOST:PORT/DB", required=True)
+    parser.add_argument(
+        "--tls-ca", type=Path, metavar="FILE", help="who signed the workers' certificates (PEM)"
+    )
     parser.set_defaults(run=_router)
 
 
@@ -63,6 +67,7 @@ def _add_worker(commands: Commands) -> None:
     )
     _add_cluster(parser, "Redis of the cluster, redis://HOST:PORT/DB", required=True)
     _add_engine(parser)
+    _add_tls(parser)
     _add_log_level(parser)
     parser.set_defaults(run=_worker)
 
@@ -90,10 +95,34 @@ def _add_front(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-requests-per-tenant", type=int, metavar="N", help="of one `user` (default: all)"
     )
+    parser.add_argument(
+        "--api-keys",
+        type=Path,
+        metavar="FILE",
+        help="only requests with a key of this file are served (see mserve key)",
+    )
+    _add_tls(parser)
     _add_log_level(parser)
 
 
+def _add_tls(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--tls-cert", type=Path, metavar="FILE", help="serve https: PEM, with chain"
+    )
+    parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key, PEM")
+
+
+def _add_secret(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cluster-token-file",
+        type=Path,
+        metavar="FILE",
+        help="the secret that routers and workers share (or MSERVE_CLUSTER_TOKEN)",
+    )
+
+
 def _add_cluster(parser: argparse.ArgumentParser, text: str, *, required: bool = False) -> None:
+    _add_secret(parser)
     parser.add_argument("--redis", metavar="URL", default="", required=required, help=text)
     parser.add_argument(
         "--cluster-id", default="default", metavar="ID", help="separates clusters on one Redis"
@@ -143,7 +172,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         admission=_admission_options(arguments),
         workers=worker_counts(arguments.cluster),
         log_dir=arguments.log_dir,
-        admin_token=os.environ.get(ADMIN_TOKEN, ""),
+        trust=_trust_options(arguments),
     )
     configure_logging(arguments.log_level)
     run_until_stopped(
@@ -172,7 +201,7 @@ def _router(arguments: argparse.Namespace) -> int:
         cluster=cluster.cluster,
         admission=_admission_options(arguments),
         language=LiveLanguage(),
-        admin_token=os.environ.get(ADMIN_TOKEN, ""),
+        trust=_trust_options(arguments),
     )
     configure_logging(arguments.log_level)
     listener = bind(arguments.host, arguments.port)
@@ -195,6 +224,7 @@ def _worker(arguments: argparse.Namespace) -> int:
         host=arguments.host,
         port=arguments.port,
         advertise=arguments.advertise or "",
+        trust=_trust_options(arguments),
     )
     configure_logging(arguments.log_level)
     cluster = _cluster_options(arguments)
@@ -219,6 +249,34 @@ def _admission_options(arguments: argparse.Namespace) -> "AdmissionOptions":
     from mserve.runtime.config import AdmissionOptions
 
     return AdmissionOptions(arguments.max_requests, arguments.max_requests_per_tenant)
+
+
+def _trust_options(arguments: argparse.Namespace) -> "TrustOptions":
+    from mserve.runtime.config import CLUSTER_TOKEN, TrustOptions
+
+    keys = getattr(arguments, "api_keys", None) or os.environ.get(API_KEYS_FILE)
+    file: Path | None = arguments.cluster_token_file
+    return TrustOptions(
+        api_keys=Path(keys) if keys and arguments.run is not _worker else None,
+        admin_token=os.environ.get(ADMIN_TOKEN, ""),
+        cluster_token=_secret(file) if file else os.environ.get(CLUSTER_TOKEN, ""),
+        tls_cert=arguments.tls_cert,
+        tls_key=arguments.tls_key,
+        tls_ca=getattr(arguments, "tls_ca", None),
+    )
+
+
+def _secret(file: Path) -> str:
+    """The file's only line. Raises ConfigError."""
+    from mserve.runtime.errors import ConfigError
+
+    try:
+        secret = file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--cluster-token-file {file} cannot be read: {error}.") from None
+    if not secret:
+        raise ConfigError(f"--cluster-token-file {file} is empty.")
+    return secret
 
 
 def _engine_options(arguments: argparse.Namespace) -> "EngineOptions":

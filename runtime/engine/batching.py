@@ -4,11 +4,13 @@
 `StepCost` stands in for it where only time matters (simulation).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+from mserve.runtime.engine.moves import NO_MOVES, Moves
 from mserve.runtime.engine.sequence import Sequence
+from mserve.runtime.messages import Logprobs
 
 LayerHook = Callable[[int], None]
 
@@ -26,7 +28,8 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Prefill chunks and decoding sequences of one step, on disjoint sequences.
+    """Prefill chunks and decoding sequences of one step, on disjoint sequences. Without any, it is
+    there for its moves.
 
     `repeat` is how many consecutive steps would be this same batch (its decodes one token longer
     each) if nothing arrived; `until` bounds that in time, for policies that age.
@@ -36,27 +39,52 @@ class Batch:
     decode: tuple[Sequence, ...]
     repeat: int = 1
     until: float = float("inf")
+    moves: Moves = NO_MOVES  # done first, once
 
     @property
     def sampled(self) -> list[Sequence]:
         """The sequences that get a token in this step, in the order of `StepOutput.tokens`."""
         return [chunk.sequence for chunk in self.prefill if chunk.sample] + list(self.decode)
 
+    @property
+    def computes(self) -> bool:
+        return bool(self.prefill or self.decode)
+
+
+class Draw(NamedTuple):
+    """What a sequence got."""
+
+    token: int
+    logprobs: Logprobs | None = None  # for those that asked
+
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:
-    """What a runner returns: one token per sequence of `batch.sampled`, or None in simulation."""
+    """What a runner returns: one token per sequence of `batch.sampled`, or None in simulation.
+
+    `logprobs` are in the same order, None for those that did not ask; empty if nobody did.
+    """
 
     steps: int = 1
     tokens: list[int] | None = field(default=None)
+    logprobs: tuple[Logprobs | None, ...] = ()
+
+    def draws(self, count: int) -> Iterator[Draw]:
+        """One for each of `count` sequences; in simulation token 0."""
+        tokens = self.tokens if self.tokens is not None else [0] * count
+        if self.logprobs:
+            return map(Draw, tokens, self.logprobs)
+        return map(Draw, tokens)
 
 
 class ModelRunner(Protocol):
     """Executes batches. A runner owns the model and the KV memory, and no scheduling."""
 
     def run(self, batch: Batch, on_layer: LayerHook | None = None) -> StepOutput:
-        """One step. Writes KV of every computed position into its sequence's pages.
+        """One step: the batch's moves, then KV of every computed position into its sequence's pages.
 
+        The moves come before anything else touches a page, so a driver runs what it planned before
+        it takes in KV of others. A runner that raises has done them, or raises MoveFailure.
         `on_layer(layer)` is called when the KV of that layer is written, while later layers are
         still to come; sends start there.
         """

@@ -4,6 +4,7 @@ Knows nothing of devices or models; whoever loads the model derives `num_pages` 
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from mserve.runtime.errors import ConfigError
 
@@ -14,12 +15,17 @@ class EngineConfig:
 
     num_pages: int
     page_size: int = 16
+    prefix_cache: bool = True  # keep what was computed for later prompts
+    host_pages: int = 0  # in host memory, for blocks that lost their page on the device
     max_model_len: int = 4096  # prompt and output together
     max_batch_tokens: int = 2048  # per step, a decode counts 1
     chunk_tokens: int = 512  # of one sequence's prompt, per step
     max_running: int = 64  # sequences in one batch
     max_sequences: int = 4096  # under way, waiting ones included; more are refused
     decode_headroom: int = 16  # reserved beyond the prompt at admission
+    queue: Literal["fcfs", "deadline", "priority"] = "fcfs"  # see queues.py
+    default_deadline_s: float = 30.0  # queue = deadline: of those who name none
+    priority_step_s: float = 5.0  # queue = priority: seconds of waiting that outweigh one unit
     eos_token_ids: frozenset[int] = frozenset()
     vocab_size: int | None = None  # None: token ids are not checked
     max_repeat: int = 1  # steps that one batch may stand for; the simulator raises it
@@ -30,6 +36,8 @@ class EngineConfig:
             self._check_positive(name)
         for name in ("chunk_tokens", "max_running", "max_sequences", "max_repeat"):
             self._check_positive(name)
+        if self.host_pages < 0:
+            raise ConfigError(f"host_pages must not be negative, as {self.host_pages} is.")
 
     def _check_positive(self, name: str) -> None:
         value: int = getattr(self, name)

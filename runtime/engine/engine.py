@@ -10,26 +10,19 @@ Owns the sequences. No clock, no await, no torch: `now` is an argument, in secon
 who asks nor how KV moves; the driver says when a sender has `opened` and when KV has `arrived`.
 """
 
-from collections.abc import Iterable
 from itertools import chain
 
 from mserve.runtime.cluster.membership import WorkerStats
 from mserve.runtime.engine import intake
-from mserve.runtime.engine.batching import Batch, StepOutput
+from mserve.runtime.engine.batching import Batch, Draw, StepOutput
 from mserve.runtime.engine.config import EngineConfig
-from mserve.runtime.engine.events import (
-    BlocksChanged,
-    EngineEvent,
-    Generated,
-    Reserved,
-    SequenceDone,
-    SequenceFailed,
-    StepComputed,
-    StepStarted,
-)
+from mserve.runtime.engine.events import EngineEvent
 from mserve.runtime.engine.kv_cache import KvCache
+from mserve.runtime.engine.leaving import Leaving
+from mserve.runtime.engine.prefix_match import Match
+from mserve.runtime.engine.reports import Reports
 from mserve.runtime.engine.scheduler import Scheduler
-from mserve.runtime.engine.sequence import Receive, Send, Sequence, SequenceState
+from mserve.runtime.engine.sequence import Receive, Sequence, SequenceState
 from mserve.runtime.errors import NoRoom, RequestError, TooLarge
 from mserve.runtime.messages import PlanCall
 
@@ -39,14 +32,18 @@ class Engine:
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
-        self.cache = KvCache(config.num_pages, config.page_size)
+        self.cache = KvCache(
+            config.num_pages,
+            config.page_size,
+            config.host_pages,
+            keeps_blocks=config.prefix_cache,
+        )
         self._scheduler = Scheduler(config, self.cache)
         self._sequences: dict[str, Sequence] = {}
         self._num_submitted = 0
         self._in_flight: Batch | None = None
-        self._leaving: list[Sequence] = []  # ended, but a batch or a transfer still has their pages
-        self._holds: dict[str, Sequence] = {}
-        self._events: list[EngineEvent] = []
+        self._leaving = Leaving(self.cache)
+        self._reports = Reports()
 
     def submit(self, call: PlanCall, now: float) -> Sequence:
         """Takes a plan's work; a further call with the same key adds to the same sequence.
@@ -65,15 +62,15 @@ class Engine:
             self._sequences[call.key] = sequence
             self._num_submitted += 1
         if sequence.started:
-            self._report_started(
-                sequence, (s for s in sequence.started_steps if s not in steps_before)
-            )
+            new_steps = [s for s in sequence.started_steps if s not in steps_before]
+            self._reports.started(sequence, new_steps)
         self._settle(sequence)
         return sequence
 
     def plan(self, now: float) -> Batch | None:
-        """The next step's batch, or None while there is nothing to compute. To be committed before
-        the next one is planned. Pages are given out here, so events may follow without a batch."""
+        """The next step's batch, or None while there is nothing to do. To be committed before the
+        next one is planned. Pages are given out here, so events may follow without a batch; what a
+        batch moves is taken for done: nobody may touch a page before its runner has done it."""
         assert self._in_flight is None, "a batch is planned and not committed"
         for sequence in self._scheduler.make_room():
             self._fail(sequence, _never_fits(sequence, self.config))
@@ -90,16 +87,17 @@ class Engine:
             self._computed(chunk.sequence, chunk.end)
         for sequence in batch.decode:
             self._decoded(sequence, output.steps)
+        if output.steps > 1:
+            self.cache.take_moves()  # of pages taken on the way: the run of steps has done them
         sampled = batch.sampled
-        tokens = [0] * len(sampled) if output.tokens is None else output.tokens
-        for sequence, token in zip(sampled, tokens, strict=True):
-            self._generate(sequence, token, output.steps)
+        for sequence, draw in zip(sampled, output.draws(len(sampled)), strict=True):
+            self._generate(sequence, draw, output.steps)
         for chunk in batch.prefill:
             self._settle(chunk.sequence)
 
     def abandon(self, batch: Batch, errors: dict[str, RequestError]) -> None:
-        """Takes back a batch that a runner could not execute. The sequences in `errors` fail; for
-        the others it is as if it had never been planned."""
+        """Takes back a batch that a runner could not execute, except for its moves. The sequences
+        in `errors` fail; for the others it is as if it had never been planned."""
         assert batch is self._in_flight, "a batch is abandoned that is not the one in flight"
         self._land()
         for key, error in errors.items():
@@ -141,13 +139,11 @@ class Engine:
     def hold(self, key: str, name: str) -> None:
         """A transfer of this name reads or writes the sequence's pages: they stay until `let_go`,
         even if the sequence ends before."""
-        assert name not in self._holds, f"transfer {name} holds pages twice"
-        sequence = self._holds[name] = self._sequences[key]
-        sequence.num_holds += 1
+        self._leaving.hold(self._sequences[key], name)
 
     def let_go(self, name: str) -> None:
         """The transfer is over."""
-        self._holds.pop(name).num_holds -= 1
+        self._leaving.let_go(name)
         if self._in_flight is None:
             self._land()
 
@@ -165,11 +161,7 @@ class Engine:
 
     def drain(self) -> list[EngineEvent]:
         """All events since the last call, in order; changes of the prefix cache come last."""
-        evicted, stored = self.cache.take_changes()
-        if evicted or stored:
-            self._events.append(BlocksChanged(evicted, stored))
-        events, self._events = self._events, []
-        return events
+        return self._reports.drain(self.cache)
 
     def starved(self) -> list[str]:
         """Keys of those who wait for pages while there are too few, as `plan` found last."""
@@ -179,8 +171,12 @@ class Engine:
         return self._sequences.get(key)
 
     def match_length(self, tokens: bytes, salt: bytes = b"") -> int:
-        """Tokens of this prompt that are cached now. Pins nothing."""
-        return self.cache.match_length(tokens, salt)
+        """Tokens of this prompt (int32 little endian) that are cached now. Pins nothing."""
+        return self.match(tokens, salt).num_tokens
+
+    def match(self, tokens: bytes, salt: bytes = b"") -> Match:
+        """The same, by tier."""
+        return self.cache.match(tokens, salt)
 
     @property
     def is_idle(self) -> bool:
@@ -222,12 +218,9 @@ class Engine:
     def _start(self, sequence: Sequence) -> None:
         if not sequence.started:
             sequence.started = True
-            self._events.append(Reserved(sequence.key, sequence.num_matched))
-            self._report_started(sequence, sequence.started_steps)
+            self._reports.reserved(sequence)
+            self._reports.started(sequence, sequence.started_steps)
         self._settle(sequence)
-
-    def _report_started(self, sequence: Sequence, steps: Iterable[str]) -> None:
-        self._events.extend(StepStarted(sequence.key, step) for step in steps)
 
     def _computed(self, sequence: Sequence, end: int) -> None:
         if sequence.state is SequenceState.RUNNING:
@@ -241,23 +234,13 @@ class Engine:
             grown = steps == 1 or self.cache.grow(sequence, sequence.num_computed)
             assert grown, f"a batch was repeated beyond the pages of {sequence.key}"
 
-    def _generate(self, sequence: Sequence, token: int, steps: int) -> None:
+    def _generate(self, sequence: Sequence, draw: Draw, steps: int) -> None:
         if sequence.state is not SequenceState.RUNNING:
             return
         for _ in range(steps):
-            sequence.tokens.append(token)
+            sequence.tokens.append(draw.token)
         finished = sequence.finish_reason(self.config.eos_token_ids, self.config.max_model_len)
-        self._events.append(
-            Generated(
-                sequence.key,
-                token,
-                finished,
-                prompt_tokens=sequence.num_prompt,
-                completion_tokens=sequence.num_output,
-                cached_tokens=sequence.cached_tokens,
-                count=steps,
-            )
-        )
+        self._reports.generated(sequence, draw, finished, steps)
         if finished is not None:
             sequence.generated = True
             self._settle(sequence)
@@ -271,33 +254,17 @@ class Engine:
             self.cache.publish(sequence, min(sequence.num_computed, len(sequence.tokens) - 1))
             for send in sequence.sends:
                 if not send.computed and sequence.num_computed >= send.end:
-                    self._report_computed(sequence, send)
+                    send.computed = True
+                    self._reports.computed(sequence, send)
         if sequence.is_complete:
             self._end(sequence)
-            self._report_done(sequence)
+            self._reports.done(sequence)
         else:
             self._scheduler.place(sequence)
 
-    def _report_computed(self, sequence: Sequence, send: Send) -> None:
-        send.computed = True
-        reused = sequence.num_reused(send.begin, send.end)
-        computed = send.end - send.begin - reused
-        self._events.append(StepComputed(sequence.key, send.step, computed, reused))
-
-    def _report_done(self, sequence: Sequence) -> None:
-        self._events.append(
-            SequenceDone(
-                sequence.key,
-                matched=sequence.num_matched,
-                received=sequence.num_received,
-                computed=sequence.num_prefilled,
-                generated=sequence.num_output,
-            )
-        )
-
     def _fail(self, sequence: Sequence, error: RequestError) -> None:
         self._end(sequence)
-        self._events.append(SequenceFailed(sequence.key, error))
+        self._reports.failed(sequence, error)
 
     def _end(self, sequence: Sequence) -> None:
         """Forgets a sequence; what it computed stays as cache. While a batch is in flight that may
@@ -305,17 +272,15 @@ class Engine:
         del self._sequences[sequence.key]
         self._scheduler.remove(sequence)
         sequence.state = SequenceState.FINISHED
-        self._leaving.append(sequence)
+        self._leaving.add(sequence)
         if self._in_flight is None:
             self._land()
 
     def _land(self) -> None:
-        """No batch is in flight any more: who has left and is not held gives back the pages."""
+        """No batch is in flight any more."""
         self._in_flight = None
-        for sequence in [s for s in self._leaving if not s.num_holds]:
-            self.cache.publish(sequence, sequence.num_computed)
-            self.cache.release(sequence)
-            self._leaving.remove(sequence)
+        self.cache.settle_moves()
+        self._leaving.free()
 
 
 def _never_fits(sequence: Sequence, config: EngineConfig) -> TooLarge:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from mserve.runtime.engine.sequence import FinishReason
 from mserve.runtime.errors import RequestError
+from mserve.runtime.messages import Logprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class Generated:
     completion_tokens: int
     cached_tokens: int
     count: int = 1
+    logprobs: Logprobs | None = None
 
 
 @dataclass(frozen=True, slots=True)

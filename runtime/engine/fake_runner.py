@@ -8,6 +8,7 @@ was read. So a foreign, stale or missing page fails at once, and whatever path a
 """
 
 from array import array
+from typing import TypeAlias
 
 from xxhash import xxh3_64_intdigest
 
@@ -15,10 +16,12 @@ from mserve.runtime.engine.batching import Batch, LayerHook, Pages, StepOutput
 from mserve.runtime.engine.config import EngineConfig
 from mserve.runtime.engine.engine import Engine
 from mserve.runtime.engine.events import EngineEvent, Generated
+from mserve.runtime.engine.moves import Moves
 from mserve.runtime.engine.sequence import Sequence
 from mserve.runtime.messages import PlanCall, Sampling, StartGenerateCall, StepCall, pack_tokens
 
 EMPTY = -1
+Column: TypeAlias = "array[int]"  # one number per slot
 
 
 class FakeRunner:
@@ -27,17 +30,43 @@ class FakeRunner:
     bytes_per_token_layer = 8
 
     def __init__(
-        self, num_pages: int, page_size: int, *, num_layers: int = 2, vocab_size: int = 256
+        self,
+        num_pages: int,
+        page_size: int,
+        *,
+        num_layers: int = 2,
+        vocab_size: int = 256,
+        host_pages: int = 0,
     ) -> None:
         self.num_layers = num_layers
         self.page_size = page_size
         self.vocab_size = vocab_size
+        self._host: list[list[Column]] = [[] for _ in range(host_pages)]
         num_slots = num_pages * page_size
         self._tokens = [array("i", [EMPTY]) * num_slots for _ in range(num_layers)]
         self._positions = [array("i", [EMPTY]) * num_slots for _ in range(num_layers)]
 
     def run(self, batch: Batch, on_layer: LayerHook | None = None) -> StepOutput:
         """One step; raises AssertionError where a sequence would attend to wrong KV."""
+        self.move(batch.moves)
+        return self.compute(batch, on_layer)
+
+    def move(self, moves: Moves) -> None:
+        """What a step does first."""
+        for page, host_page in moves.saves:
+            self._host[host_page] = [column[self._slice(page)] for column in self._columns]
+        for host_page, page in moves.restores:
+            for column, saved in zip(self._columns, self._host[host_page], strict=True):
+                column[self._slice(page)] = saved
+        for copy in moves.copies:
+            source, target = (
+                self._slice(p, copy.num_positions) for p in (copy.source, copy.target)
+            )
+            for column in self._columns:
+                column[target] = column[source]
+
+    def compute(self, batch: Batch, on_layer: LayerHook | None = None) -> StepOutput:
+        """What it does then."""
         spans = [(chunk.sequence, chunk.begin, chunk.end) for chunk in batch.prefill]
         spans += [(s, s.num_computed, s.num_computed + 1) for s in batch.decode]
         for layer in range(self.num_layers):
@@ -83,6 +112,14 @@ class FakeRunner:
         slots = self._slots(sequence.pages, 0, end)
         return self.next_token([self._tokens[-1][slot] for slot in slots])
 
+    @property
+    def _columns(self) -> list[Column]:
+        return self._tokens + self._positions
+
+    def _slice(self, page: int, num_positions: int | None = None) -> slice:
+        begin = page * self.page_size
+        return slice(begin, begin + (self.page_size if num_positions is None else num_positions))
+
     def _slots(self, pages: Pages, begin: int, end: int) -> list[int]:
         size = self.page_size
         return [pages[at // size] * size + at % size for at in range(begin, end)]
@@ -93,7 +130,7 @@ class FakeWorker:
 
     def __init__(self, config: EngineConfig) -> None:
         self.engine = Engine(config)
-        self.runner = FakeRunner(config.num_pages, config.page_size)
+        self.runner = FakeRunner(config.num_pages, config.page_size, host_pages=config.host_pages)
         self.batches: list[Batch] = []
         self.events: list[EngineEvent] = []
 

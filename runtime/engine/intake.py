@@ -3,6 +3,7 @@ here, before anything changes. Functions of values; no pages, no queues.
 """
 
 from array import array
+from math import isfinite
 
 from mserve.runtime.engine.config import EngineConfig
 from mserve.runtime.engine.sequence import Receive, Send, Sequence
@@ -36,7 +37,16 @@ def new_sequence(call: PlanCall, config: EngineConfig) -> Sequence:
     vocab_size = config.vocab_size or 1 << 31
     if min(tokens) < 0 or max(tokens) >= vocab_size:
         raise Unprocessable("The prompt has token ids outside of the vocabulary.", param="tokens")
-    return Sequence(key=call.key, tokens=tokens, num_prompt=len(tokens), salt=call.salt)
+    if not isfinite(call.priority) or not isfinite(call.deadline_s or 0.0):
+        raise Unprocessable("Priority and deadline must be finite.", param="priority")
+    return Sequence(
+        key=call.key,
+        tokens=tokens,
+        num_prompt=len(tokens),
+        salt=call.salt,
+        priority=call.priority,
+        deadline_s=call.deadline_s,
+    )
 
 
 def extend(sequence: Sequence, call: PlanCall, config: EngineConfig) -> None:

@@ -1,53 +1,52 @@
 """The KV cache's pages: which are free, which sequence holds which, which are kept for later prompts.
 
-Owns page ids, never their contents. The prefix tree has one node per block of `page_size` tokens,
-found by its chained key (runtime/blocks.py) and confirmed by its parent and tokens, so that a
-collision of keys never serves another prompt's KV. Knows neither time nor scheduling.
+Owns page ids, never their contents: what must be copied is listed in `Moves`, which a runner does
+before anything else of the next batch. Knows neither time nor scheduling.
 
-Every page is in exactly one place:
+Every page of the device is in exactly one place:
 
     free                          on the free list
     own       refs == 1           in one sequence's table, invisible to all others
     cached    refs == 0           in the tree; in `_unused`, where the next eviction takes the first
-    shared    refs >= 1           in the tree and in `refs` tables
+    shared    refs >= 1           in the tree and in `refs` tables, or read by the next batch's moves
 
 A sequence's table begins with a path of the tree, `pages[:num_shared]`; hence a node's refs are at
 most its parent's, an unused node has only unused descendants, and as a table is given back from its
-end they all stand before it in `_unused`: its first is the least recently used, and is a leaf.
+end they all stand before it in `_unused`: its first is the least recently used, and what follows it
+in the tree is in host memory, if anywhere.
 """
 
 from array import array
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
 
-from mserve.runtime.blocks import block_keys
+from mserve.runtime.engine.host_tier import HostTier
+from mserve.runtime.engine.moves import MoveList, Moves
+from mserve.runtime.engine.prefix_match import Match, PrefixMatcher
+from mserve.runtime.engine.prefix_tree import NOWHERE, Node, PrefixTree
 from mserve.runtime.engine.sequence import Sequence
 
 
-@dataclass(slots=True, eq=False)
-class Node:
-    """A cached block: `page` holds the KV of `tokens` (int32 bytes) after the prefix `parent`."""
-
-    key: int
-    page: int
-    parent: "Node | None"
-    tokens: bytes
-
-
 class KvCache:
-    """Pages of `page_size` positions each, numbered from 0."""
+    """Pages of `page_size` positions each, numbered from 0; `host_pages` more in host memory."""
 
-    def __init__(self, num_pages: int, page_size: int) -> None:
+    def __init__(
+        self, num_pages: int, page_size: int, host_pages: int = 0, *, keeps_blocks: bool = True
+    ) -> None:
+        """Without `keeps_blocks` nothing is published, and so nothing is matched."""
         self.num_pages = num_pages
         self.page_size = page_size
+        self._keeps_blocks = keeps_blocks
         self.version = 0  # changes whenever a reservation that failed might succeed
         self._free = array("i", range(num_pages - 1, -1, -1))
         self._refs = array("i", bytes(4 * num_pages))
-        self._nodes: dict[int, Node] = {}
+        self._tree = PrefixTree()
+        self._prefix = PrefixMatcher(self._tree, page_size)
         self._node_of: list[Node | None] = [None] * num_pages
         self._unused: OrderedDict[int, Node] = OrderedDict()  # by page, least recently used first
-        self._changes: dict[int, bool] = {}  # key -> stored; False: evicted
+        self._host = HostTier(host_pages)
+        self._moves = MoveList()
+        self._sources: list[Node] = []  # pinned for the moves of the batch in flight
 
     @property
     def num_evictable(self) -> int:
@@ -58,48 +57,42 @@ class KvCache:
         """Pages that can be had without taking one from a sequence."""
         return len(self._free) + len(self._unused)
 
+    @property
+    def num_host_used(self) -> int:
+        return self._host.num_used
+
     def pages_for(self, num_positions: int) -> int:
         return -(-num_positions // self.page_size)
 
-    def match(self, sequence: Sequence) -> list[Node]:
-        """The longest cached path of its prompt's blocks, from the root; nothing is pinned.
-
-        The block with the last token is left out: that token always runs, and writes there. Page
-        aligned for now: a hit inside a page would need the batch to copy positions.
-        """
-        self._hash(sequence)
-        path: list[Node] = []
-        parent: Node | None = None
-        for index in range((len(sequence.tokens) - 1) // self.page_size):
-            node = self._find(sequence, index, parent)
-            if node is None:
-                break
-            path.append(node)
-            parent = node
-        return path
-
-    def match_length(self, tokens: bytes, salt: bytes) -> int:
-        """Tokens of a prompt (int32 little endian) that `reserve` would match now."""
+    def match(self, tokens: bytes, salt: bytes) -> Match:
+        """How much `reserve` would find now of a prompt (int32 little endian). Pins nothing."""
         ids = array("i")
         ids.frombytes(tokens)
         probe = Sequence(key="", tokens=ids, num_prompt=len(ids), salt=salt)
-        return len(self.match(probe)) * self.page_size
+        return Match.of(self._prefix.match(probe, len(ids)), self.page_size)
 
     def reserve(self, sequence: Sequence, end: int) -> bool:
         """Pins what is cached of a sequence without pages and takes pages for the rest of
         [0, end), all of them or none. Sets `pages` and `num_matched`."""
         assert not sequence.pages, f"{sequence.key} has pages already"
-        path = self.match(sequence)[: end // self.page_size]
-        unused = sum(1 for node in path if not self._refs[node.page])
-        num_new = self.pages_for(end) - len(path)
-        if num_new > self.num_available - unused:
+        hit = self._prefix.match(sequence, end)
+        num_new = self.pages_for(end) - hit.num_on_device
+        unused = sum(1 for node in hit.path if node.is_on_device and not self._refs[node.page])
+        spare = self.num_available - unused - num_new
+        if spare < 0:
             return False
-        for node in path:
+        for node in hit.path:
             self._pin(node)
-            sequence.pages.append(node.page)
-        sequence.num_shared = len(path)
-        sequence.num_matched = len(path) * self.page_size
-        self._append(sequence, num_new)
+        partial = hit.partial if spare or not self._is_unused(hit.partial) else None
+        if partial is not None:
+            self._pin(partial)
+        for node in hit.path:
+            sequence.pages.append(node.page if node.is_on_device else self._restore(node))
+        sequence.num_shared = len(hit.path)
+        sequence.num_matched = len(hit.path) * self.page_size
+        self._append(sequence, self.pages_for(end) - len(hit.path))
+        if partial is not None:
+            self._copy(partial, sequence, hit.num_partial)
         return True
 
     def grow(self, sequence: Sequence, end: int) -> bool:
@@ -117,15 +110,16 @@ class KvCache:
         freed, so that burst siblings share. While it sends, its pages stay: publishing then waits.
         """
         num_blocks = end // self.page_size
-        if sequence.num_shared >= num_blocks:
+        if sequence.num_shared >= num_blocks or not self._keeps_blocks:
             return
-        self._hash(sequence)
         shared = sequence.num_shared
         parent = self._node_of[sequence.pages[shared - 1]] if shared else None
+        parent = parent or self._tree.root(sequence.salt)
         for index in range(shared, num_blocks):
-            parent = self._share(sequence, index, parent)
-            if parent is None:
+            node = self._share(sequence, index, parent)
+            if node is None:
                 break
+            parent = node
             sequence.num_shared = index + 1
         self.version += 1
 
@@ -133,52 +127,54 @@ class KvCache:
         """Gives back all its pages: shared ones stay cached, its own are free."""
         for index in range(len(sequence.pages) - 1, -1, -1):
             page = sequence.pages[index]
-            self._refs[page] -= 1
             if index >= sequence.num_shared:
+                self._refs[page] -= 1
                 self._free.append(page)
-            elif not self._refs[page]:
-                node = self._node_of[page]
-                assert node is not None, f"page {page} is shared and not in the tree"
-                self._unused[page] = node
+            else:
+                self._unpin(page)
         sequence.pages = array("i")
         sequence.num_shared = 0
         self.version += 1
 
+    def take_moves(self) -> Moves:
+        """What must be copied before anything else reads or writes a page: the next batch's."""
+        return self._moves.take()
+
+    def settle_moves(self) -> None:
+        """The moves taken last have been done."""
+        for node in self._sources:
+            self._unpin(node.page)
+        if self._sources:
+            self._sources = []
+            self.version += 1
+        self._host.settle()
+
     def snapshot(self) -> list[int]:
         """Keys of all cached blocks, parents first. Take the changes first: it includes them."""
-        return list(self._nodes)
+        return self._tree.keys()
 
     def take_changes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Keys evicted and stored since the last call, as a net change, in order."""
-        changes, self._changes = self._changes, {}
-        evicted = tuple(key for key, stored in changes.items() if not stored)
-        return evicted, tuple(key for key, stored in changes.items() if stored)
+        """Keys evicted and stored since the last call, as a net change, in order. A block is
+        stored while it is in any tier."""
+        return self._tree.take_changes()
 
-    def _hash(self, sequence: Sequence) -> None:
-        if len(sequence.block_keys) < len(sequence.tokens) // self.page_size:
-            tokens = sequence.tokens.tobytes()
-            sequence.block_keys = block_keys(tokens, self.page_size, sequence.salt)
+    # --- pages ---------------------------------------------------------------------------------
 
-    def _find(self, sequence: Sequence, index: int, parent: Node | None) -> Node | None:
-        node = self._nodes.get(sequence.block_keys[index])
-        if node is None or node.parent is not parent:
-            return None
-        return node if node.tokens == self._block(sequence, index) else None
-
-    def _block(self, sequence: Sequence, index: int) -> bytes:
-        begin = index * self.page_size
-        return sequence.tokens[begin : begin + self.page_size].tobytes()
-
-    def _share(self, sequence: Sequence, index: int, parent: Node | None) -> Node | None:
+    def _share(self, sequence: Sequence, index: int, parent: Node) -> Node | None:
         """Puts block `index` into the tree, or the tree's equal page into the table."""
-        key, page = sequence.block_keys[index], sequence.pages[index]
-        if key not in self._nodes:
-            node = Node(key, page, parent, self._block(sequence, index))
-            self._nodes[key] = self._node_of[page] = node
-            self._note(key, stored=True)
+        key = self._prefix.keys(sequence, index + 1)[index]
+        tokens = self._prefix.block(sequence, index)
+        page = sequence.pages[index]
+        if not self._tree.has_key(key):
+            node = self._node_of[page] = self._tree.add(key, parent, tokens)
+            node.page = page
             return node
-        equal = self._find(sequence, index, parent)
-        if equal is None or any(not send.done for send in sequence.sends):
+        equal = self._tree.find(key, parent, tokens)
+        if equal is None:
+            return None
+        if not equal.is_on_device:
+            return self._adopt(equal, page)
+        if any(not send.done for send in sequence.sends):
             return None
         self._pin(equal)
         sequence.pages[index] = equal.page
@@ -186,27 +182,73 @@ class KvCache:
         self._free.append(page)
         return equal
 
+    def _adopt(self, node: Node, page: int) -> Node | None:
+        """A block in host memory that was computed again moves to the page that has it."""
+        if self._host.holds(node):
+            return None  # for the moment: the batch in flight reads it there
+        self._host.remove(node)
+        node.page, self._node_of[page] = page, node
+        return node
+
+    def _is_unused(self, node: Node | None) -> bool:
+        return node is not None and node.page in self._unused
+
     def _pin(self, node: Node) -> None:
-        if not self._refs[node.page]:
-            del self._unused[node.page]
+        if not node.is_on_device:
+            self._host.hold(node)
+            return
+        self._unused.pop(node.page, None)
         self._refs[node.page] += 1
+
+    def _unpin(self, page: int) -> None:
+        self._refs[page] -= 1
+        if not self._refs[page]:
+            node = self._node_of[page]
+            assert node is not None, f"page {page} is shared and not in the tree"
+            self._unused[page] = node
+
+    def _restore(self, node: Node) -> int:
+        """Gives a block in host memory, which is held, a page of the device again."""
+        page = node.page = self._take_page()
+        self._node_of[page] = node
+        self._moves.restore(node.host_page, page)
+        return page
+
+    def _copy(self, source: Node, sequence: Sequence, num_positions: int) -> None:
+        """The beginning of a pinned block becomes that of the first page of the sequence's own."""
+        target = sequence.pages[sequence.num_shared]
+        if source.is_on_device:
+            self._moves.copy(source.page, target, num_positions)
+            self._sources.append(source)
+        else:
+            self._moves.restore(source.host_page, target)
+        sequence.num_matched += num_positions
 
     def _append(self, sequence: Sequence, num_pages: int) -> None:
         for _ in range(num_pages):
-            page = self._free.pop() if self._free else self._evict()
-            self._refs[page] = 1
-            sequence.pages.append(page)
+            sequence.pages.append(self._take_page())
 
-    def _evict(self) -> int:
-        page, node = self._unused.popitem(last=False)
-        del self._nodes[node.key]
-        self._node_of[page] = None
-        self._note(node.key, stored=False)
+    def _take_page(self) -> int:
+        page = self._free.pop() if self._free else self._evict()
+        self._refs[page] = 1
         return page
 
-    def _note(self, key: int, *, stored: bool) -> None:
-        if self._changes.pop(key, stored) is stored:
-            self._changes[key] = stored
+    def _evict(self) -> int:
+        """Takes the page of the least recently used block, which moves to host memory if it can."""
+        page, node = self._unused.popitem(last=False)
+        self._node_of[page] = None
+        node.page = NOWHERE
+        if not self._host.has_free and (oldest := self._host.oldest()) is not None:
+            self._host.remove(oldest)
+            self._tree.drop(oldest)
+        if self._host.has_free:
+            self._host.put(node)
+            self._moves.save(page, node.host_page)
+        else:
+            self._tree.drop(node)
+        return page
+
+    # --- checks --------------------------------------------------------------------------------
 
     def check_integrity(self, sequences: Iterable[Sequence]) -> None:
         """Raises AssertionError unless every page is in exactly one place and refs are right.
@@ -220,32 +262,36 @@ class KvCache:
             own += sequence.pages[sequence.num_shared :]
             for page in sequence.pages:
                 refs[page] += 1
+        for node in self._sources:
+            refs[node.page] += 1
         assert refs == self._refs, "reference counts differ from what the sequences hold"
-        cached = [node.page for node in self._nodes.values()]
+        nodes = self._tree.nodes()
+        cached = [node.page for node in nodes if node.is_on_device]
         everything = sorted([*self._free, *cached, *own])
         assert everything == list(range(self.num_pages)), "a page is lost or in two places"
-        self._check_tree()
+        self._tree.check_integrity()
+        self._host.check_integrity(nodes)
+        self._check_unused(nodes)
 
     def _check_table(self, sequence: Sequence) -> None:
-        parent: Node | None = None
+        parent = self._tree.root(sequence.salt)
         for index in range(sequence.num_shared):
             node = self._node_of[sequence.pages[index]]
             assert node is not None, f"{sequence.key} shares a page that is not cached"
             assert node.parent is parent, f"{sequence.key} shares pages that are no path"
-            assert node.tokens == self._block(sequence, index), f"{sequence.key} has foreign KV"
+            assert node.tokens == self._prefix.block(sequence, index), (
+                f"{sequence.key} has foreign KV"
+            )
             parent = node
 
-    def _check_tree(self) -> None:
-        for key, node in self._nodes.items():
-            assert node.key == key, "a node is found under another key"
-            assert self._node_of[node.page] is node, "a node's page belongs to another"
-            parent = node.parent
-            assert parent is None or self._nodes.get(parent.key) is parent, "an orphan is cached"
-        unused = [node.page for node in self._nodes.values() if not self._refs[node.page]]
+    def _check_unused(self, nodes: list[Node]) -> None:
+        on_device = [node for node in nodes if node.is_on_device]
+        assert all(self._node_of[n.page] is n for n in on_device), "a node's page is another's"
+        unused = [node.page for node in on_device if not self._refs[node.page]]
         assert sorted(unused) == sorted(self._unused), "the eviction queue is wrong"
         seen: set[int] = set()
         for node in reversed(self._unused.values()):
             parent = node.parent
-            if parent is not None and not self._refs[parent.page]:
+            if parent is not None and self._is_unused(parent):
                 assert parent.page in seen, "a parent would be evicted before its child"
             seen.add(node.page)

@@ -12,6 +12,7 @@ import torch
 from mserve.runtime.engine.attention import Attention, GatheredAttention
 from mserve.runtime.engine.batching import Batch, LayerHook, StepOutput
 from mserve.runtime.engine.constraints import Constraints
+from mserve.runtime.engine.distributions import Distributions
 from mserve.runtime.engine.inputs import StepInputs
 from mserve.runtime.engine.kv_pool import KvPool, bytes_per_token
 from mserve.runtime.engine.model_config import ModelConfig, read_config
@@ -38,15 +39,20 @@ class TorchRunner:
         return self.model.config
 
     def run(self, batch: Batch, on_layer: LayerHook | None = None) -> StepOutput:
-        inputs = StepInputs.of(batch, self.pool.page_size)
         with torch.inference_mode():
+            self.pool.move(batch.moves)
+            if not batch.computes:
+                return StepOutput(tokens=[])
+            inputs = StepInputs.of(batch, self.pool.page_size)
             hidden = self._forward(inputs, on_layer)
             if not len(inputs.sampled_rows):
                 return StepOutput(tokens=[])
             if len(inputs.sampled_rows) < len(inputs.token_ids):
                 hidden = hidden[self._on_device(inputs.sampled_rows)]
-            tokens = self.sampler.sample(self.model.logits(hidden), batch.sampled)
-        return StepOutput(tokens=tokens)
+            logits = self.model.logits(hidden)
+            distributions = Distributions.of(logits, batch.sampled)
+            tokens = self.sampler.sample(logits, batch.sampled)
+            return StepOutput(tokens=tokens, logprobs=distributions.logprobs(tokens))
 
     def _forward(self, inputs: StepInputs, on_layer: LayerHook | None) -> torch.Tensor:
         """Hidden states [rows, hidden]; fills the pages on the way, layer by layer."""
@@ -74,6 +80,7 @@ def load_runner(
     dtype: str = "float32",
     page_size: int = 16,
     num_pages: int | None = None,
+    host_pages: int = 0,
     kv_memory_bytes: int | None = None,
     threads: int | None = None,
     generator: np.random.Generator | None = None,
@@ -95,7 +102,12 @@ def load_runner(
         weights = LlamaWeights.load(config, checkpoint)
     try:
         pool = KvPool(
-            config, num_pages=pages, page_size=page_size, dtype=torch_dtype, device=torch_device
+            config,
+            num_pages=pages,
+            page_size=page_size,
+            dtype=torch_dtype,
+            device=torch_device,
+            host_pages=host_pages,
         )
     except RuntimeError as error:  # torch has no narrower one for "out of memory" on the CPU
         size = pages * page_size * bytes_per_token(config, torch_dtype)

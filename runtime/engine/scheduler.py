@@ -1,24 +1,23 @@
 """Who gets pages and who is in the next batch: continuous batching with chunked prefill under a
-token budget, decodes first (Sarathi-Serve, arXiv 2403.02310, section 4), first come first served.
+token budget, decodes first (Sarathi-Serve, arXiv 2403.02310, section 4), in the order of queues.py.
 
 Owns the queues. A sequence is admitted with the pages of its whole prompt or not at all, so that
 memory held waits only for compute or the network, never for memory. When a decode finds no page,
-the youngest running sequence is preempted: it waits again and recomputes what the prefix cache has
-lost by then. Knows neither events nor what a step's result means.
+the last running sequence is preempted: it waits again and computes what the prefix cache, with its
+host tier, has lost by then. Knows neither events nor what a step's result means.
 """
-
-from bisect import bisect_left, insort
 
 from mserve.runtime.engine.batching import Batch, Chunk
 from mserve.runtime.engine.config import EngineConfig
 from mserve.runtime.engine.kv_cache import KvCache
+from mserve.runtime.engine.queues import Queue, RankedQueue, rank_of
 from mserve.runtime.engine.sequence import Sequence, SequenceState
 
 
 class Scheduler:
     """Every sequence is in at most one queue; those waiting for the network are in none.
 
-    waiting    eligible for admission, by age; receivers apart: they need pages, not the budget
+    waiting    eligible for admission; receivers apart: they need pages, not the budget
     prefilling have prompt positions to compute now
     decoding   have one token to compute
     """
@@ -26,8 +25,9 @@ class Scheduler:
     def __init__(self, config: EngineConfig, cache: KvCache) -> None:
         self._config = config
         self._cache = cache
-        self._waiting: list[Sequence] = []
-        self._waiting_to_receive: list[Sequence] = []
+        self._rank = rank_of(config)
+        self._waiting: Queue = RankedQueue(self._rank)
+        self._waiting_to_receive: Queue = RankedQueue(self._rank)
         self._prefilling: dict[Sequence, None] = {}
         self._decoding: dict[Sequence, None] = {}
         self._refused: tuple[Sequence, int] | None = None  # found no room at this cache version
@@ -37,7 +37,7 @@ class Scheduler:
         self.remove(sequence)
         if sequence.state is SequenceState.WAITING:
             if sequence.is_eligible:
-                insort(self._queue_of(sequence), sequence, key=_age)
+                self._queue_of(sequence).add(sequence)
         elif sequence.is_decoding:
             self._decoding[sequence] = None
         elif sequence.num_computed < sequence.compute_stop:
@@ -46,10 +46,8 @@ class Scheduler:
     def remove(self, sequence: Sequence) -> None:
         self._decoding.pop(sequence, None)
         self._prefilling.pop(sequence, None)
-        for queue in (self._waiting, self._waiting_to_receive):
-            index = bisect_left(queue, sequence.order, key=_age)
-            if index < len(queue) and queue[index] is sequence:
-                del queue[index]
+        self._waiting.remove(sequence)
+        self._waiting_to_receive.remove(sequence)
 
     def make_room(self) -> list[Sequence]:
         """Sees that running sequences have the pages of their next positions, preempting where
@@ -64,22 +62,21 @@ class Scheduler:
         return unfit
 
     def admit(self) -> list[Sequence]:
-        """Reserves pages for waiting sequences, oldest first, while budget and memory last.
+        """Reserves pages for waiting sequences, in their order, while budget and memory last.
 
-        The first that finds no room is waited for: nobody younger overtakes it.
+        The first that finds no room is waited for: nobody behind overtakes it.
         """
         admitted: list[Sequence] = []
         budget = self._config.max_batch_tokens - len(self._decoding)
         budget -= sum(self._next_end(s) - s.num_computed for s in self._prefilling)
         slots = self._config.max_running - len(self._decoding) - len(self._prefilling)
-        while (queue := self._next_queue(budget > 0 and slots > 0)) is not None:
-            sequence = queue[0]
+        while (sequence := self._next(budget > 0 and slots > 0)) is not None:
             if self._refused == (sequence, self._cache.version):
                 break
             if not self._cache.reserve(sequence, self._reserved_end(sequence)):
                 self._refused = (sequence, self._cache.version)
                 break
-            del queue[0]
+            self.remove(sequence)
             sequence.state = SequenceState.RUNNING
             sequence.num_computed = sequence.num_matched
             admitted.append(sequence)
@@ -89,15 +86,17 @@ class Scheduler:
         return admitted
 
     def form(self) -> Batch | None:
-        """The next batch: decodes, then chunks of the oldest prefills in what budget is left."""
+        """The next batch: decodes, then chunks of the first prefills in what budget is left."""
         page_size, limit = self._cache.page_size, self._config.max_running
         decode = [s for s in self._decoding if s.num_computed < len(s.pages) * page_size]
         del decode[min(limit, self._config.max_batch_tokens) :]
         prefill = self._chunks(self._config.max_batch_tokens - len(decode), limit - len(decode))
-        if not prefill and not decode:
+        moves = self._cache.take_moves()
+        if not prefill and not decode and not moves:
             return None
-        repeat = 1 if prefill or len(decode) < len(self._decoding) else self._repeat(decode)
-        return Batch(prefill=tuple(prefill), decode=tuple(decode), repeat=repeat)
+        may_repeat = not prefill and decode and len(decode) == len(self._decoding)
+        repeat = self._repeat(decode) if may_repeat else 1
+        return Batch(prefill=tuple(prefill), decode=tuple(decode), repeat=repeat, moves=moves)
 
     @property
     def num_waiting(self) -> int:
@@ -110,15 +109,13 @@ class Scheduler:
             return []
         return [*self._waiting, *self._waiting_to_receive]
 
-    def _queue_of(self, sequence: Sequence) -> list[Sequence]:
+    def _queue_of(self, sequence: Sequence) -> Queue:
         return self._waiting_to_receive if sequence.receives else self._waiting
 
-    def _next_queue(self, can_compute: bool) -> list[Sequence] | None:
-        """The queue whose head is next: the older head, of receivers alone without budget."""
-        receivers, others = self._waiting_to_receive, self._waiting if can_compute else []
-        if receivers and others:
-            return receivers if receivers[0].order < others[0].order else others
-        return receivers or others or None
+    def _next(self, can_compute: bool) -> Sequence | None:
+        """Who is to be admitted next; without budget, of the receivers alone."""
+        firsts = [self._waiting_to_receive.first(), self._waiting.first() if can_compute else None]
+        return min((s for s in firsts if s is not None), key=self._rank, default=None)
 
     def _next_end(self, sequence: Sequence) -> int:
         """Where the sequence's positions of the next step end, if it gets its whole chunk."""
@@ -135,11 +132,11 @@ class Scheduler:
         return min(end, self._config.max_model_len, self._config.capacity)
 
     def _find_pages(self, sequence: Sequence, end: int) -> None:
-        """Grows the table, preempting the youngest until it fits. Without a page in the end the
+        """Grows the table, preempting the last until it fits. Without a page in the end the
         sequence is in no batch: preempted itself, or held by a transfer and waiting for it."""
         while not self._cache.grow(sequence, end):
             running = (*self._decoding, *self._prefilling)
-            victim = max((s for s in running if s.is_preemptible), key=_age, default=None)
+            victim = max((s for s in running if s.is_preemptible), key=self._rank, default=None)
             if victim is None:
                 return
             self._preempt(victim)
@@ -154,7 +151,7 @@ class Scheduler:
 
     def _chunks(self, budget: int, slots: int) -> list[Chunk]:
         chunks: list[Chunk] = []
-        for sequence in sorted(self._prefilling, key=_age)[: max(0, slots)]:
+        for sequence in sorted(self._prefilling, key=self._rank)[: max(0, slots)]:
             held = len(sequence.pages) * self._cache.page_size
             end = min(self._next_end(sequence), sequence.num_computed + budget, held)
             if end > sequence.num_computed:
@@ -184,7 +181,3 @@ class Scheduler:
     def _pages_lacking(self, decode: list[Sequence], steps: int) -> int:
         pages_for = self._cache.pages_for
         return sum(max(0, pages_for(s.num_computed + steps) - len(s.pages)) for s in decode)
-
-
-def _age(sequence: Sequence) -> int:
-    return sequence.order

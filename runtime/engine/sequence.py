@@ -66,6 +66,8 @@ class Sequence:
     compute_end: int = 0  # prompt positions this worker must hold; num_prompt if it generates
     receives: list[Receive] = field(default_factory=list)  # disjoint, by position
     sends: list[Send] = field(default_factory=list)
+    priority: float = 0.0  # higher is served first
+    deadline_s: float | None = None  # from arrival: the first token is wanted by then
     commit: bool = False  # what is held at the end is kept as cache (replicate)
 
     state: SequenceState = SequenceState.WAITING

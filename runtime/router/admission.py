@@ -27,9 +27,10 @@ class Admission:
         self.num_open = 0
 
     @contextmanager
-    def admit(self, tenant: str) -> Iterator[None]:
-        """Takes a place for the body's time. Raises NoRoom where there is none."""
-        self._check(tenant)
+    def admit(self, tenant: str, most: int | None = None) -> Iterator[None]:
+        """Takes a place for the body's time; `most` instead of what every tenant may have. Raises
+        NoRoom where there is none."""
+        self._check(tenant, most or self._per_tenant)
         self.num_open += 1
         self._by_tenant[tenant] += 1
         began = self._now()
@@ -42,18 +43,18 @@ class Admission:
             if not self._by_tenant[tenant]:
                 del self._by_tenant[tenant]
 
-    def _check(self, tenant: str) -> None:
+    def _check(self, tenant: str, most: int) -> None:
         if self.num_open >= self._max_requests:
             raise NoRoom(
                 f"This router has {self._max_requests} requests under way and takes no more.",
                 retry_after_s=self._next_place_s(self.num_open),
                 code="server_overloaded",
             )
-        if self._by_tenant[tenant] >= self._per_tenant:
+        if self._by_tenant[tenant] >= most:
             whose = f"Tenant {tenant!r} has" if tenant else "Requests without a tenant have"
             raise NoRoom(
-                f"{whose} {self._per_tenant} requests under way and may have no more.",
-                retry_after_s=self._next_place_s(self._per_tenant),
+                f"{whose} {most} requests under way and may have no more.",
+                retry_after_s=self._next_place_s(most),
                 code="tenant_overloaded",
             )
 

@@ -26,12 +26,14 @@ from mserve.runtime.router.client import WorkerClient
 from mserve.runtime.router.endpoints import GenerateEndpoint
 from mserve.runtime.router.executor import Executor
 from mserve.runtime.router.fleet import Fleet
+from mserve.runtime.router.gate import Gate
 from mserve.runtime.router.history import History
+from mserve.runtime.router.keys import KeyFile
 from mserve.runtime.router.live import Adapter, Language, LiveStrategy
-from mserve.runtime.router.openai import Tokenizer
 from mserve.runtime.router.pages import Pages, unknown_path, wrong_method
 from mserve.runtime.router.placement import Placement, check_observes
 from mserve.runtime.router.plans import PlanLog
+from mserve.runtime.router.prompts import Tokenizer
 from mserve.runtime.router.reservations import Reservations
 from mserve.runtime.router.strategy_pages import StrategyPages
 from mserve.runtime.router.telemetry import RouterMetrics
@@ -89,9 +91,12 @@ def create_router(
     admission: AdmissionOptions | None = None,
     language: Language | None = None,
     admin_token: str = "",
+    keys: KeyFile | None = None,
+    salt_secret: bytes = b"",
 ) -> Router:
     """Raises ConfigError if the strategy observes what a router cannot tell.
 
+    Without `keys` everybody may ask. Routers with one `salt_secret` share what tenants have cached.
     What is passed in stays the caller's to close.
     """
 
@@ -105,6 +110,7 @@ def create_router(
     reservations, history, plans = Reservations(clock), History(clock), PlanLog()
     admitted = Admission(admission or AdmissionOptions(), clock.now)
     metrics = RouterMetrics(fleet, reservations, admitted)
+    salt_secret = salt_secret or secrets.token_bytes(32)
     live = LiveStrategy(strategy, check_observes)
     placement = Placement(live, fleet, index, reservations, history)
     adapter = Adapter(live, placement.look, clock)
@@ -133,12 +139,13 @@ def create_router(
             clock=clock,
             new_id=new_id,
             max_body_bytes=max_body_bytes,
+            salt_secret=salt_secret,
         )
 
     created = int(clock.time())
     pages = Pages(live, model, fleet, plans, metrics, reservations, created=created)
     changes = StrategyPages(live, adapter, language, lambda: pages.view().workers, admin_token)
-    app = Starlette(
+    app: ASGIApp = Starlette(
         routes=[
             Route("/v1/completions", generate(chat=False), methods=["POST"]),
             Route("/v1/chat/completions", generate(chat=True), methods=["POST"]),
@@ -147,10 +154,14 @@ def create_router(
         ],
         exception_handlers={404: unknown_path, 405: wrong_method},
     )
+    if keys is not None:
+        app = Gate(app, keys, admin_token)
     return Router(live, adapter, model, fleet, reservations, executor, plans, metrics, app)
 
 
-async def serve_router(router: Router, listener: socket) -> None:
+async def serve_router(
+    router: Router, listener: socket, tls: http_server.Tls | None = None
+) -> None:
     """Serves until cancelled; requests that are running then have a few seconds to end."""
     async with router.running():
-        await http_server.serve(router.app, listener)
+        await http_server.serve(router.app, listener, tls)

@@ -6,6 +6,7 @@ not what is in them.
 """
 
 import asyncio
+import ssl
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from itertools import groupby
@@ -17,6 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from mserve.runtime.cluster.membership import WorkerInfo
+from mserve.runtime.cluster.signing import HEADER, CallSigner
 from mserve.runtime.errors import BY_KIND, EngineFailure, RequestError, WorkerLost
 from mserve.runtime.messages import Frame, FrameDecoder, FrameKind, PlanCall, encode
 
@@ -55,15 +57,27 @@ class InProcessClient:
 
 
 class HttpClient:
-    """Keeps idle connections per worker address, newest first, at most `max_idle` each."""
+    """Keeps idle connections per worker address, newest first, at most `max_idle` each.
 
-    def __init__(self, *, connect_timeout_s: float = 2.0, max_idle: int = 256) -> None:
+    `signer` is for workers that take signed calls only; `tls` for those at `https://` addresses.
+    """
+
+    def __init__(
+        self,
+        *,
+        connect_timeout_s: float = 2.0,
+        max_idle: int = 256,
+        signer: CallSigner | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._signer = signer
+        self._tls = tls
         self._connect_timeout_s = connect_timeout_s
         self._max_idle = max_idle
         self._idle: dict[str, list[_Connection]] = {}
 
     async def execute(self, worker: WorkerInfo, call: PlanCall) -> AsyncGenerator[Frame, None]:
-        connection = await self._respond(worker, _request(worker.url, encode(call)))
+        connection = await self._respond(worker, _request(worker.url, encode(call), self._signer))
         try:
             if connection.status != 200:
                 raise _refusal(worker, connection.status, await connection.body())
@@ -111,9 +125,11 @@ class HttpClient:
     async def _connect(self, url: str) -> "_Connection":
         parts = urlsplit(url)
         loop = asyncio.get_running_loop()
-        host, port = parts.hostname or "", parts.port or 80
+        is_tls = parts.scheme == "https"
+        host, port = parts.hostname or "", parts.port or (443 if is_tls else 80)
+        tls = (self._tls or ssl.create_default_context()) if is_tls else None
         async with asyncio.timeout(self._connect_timeout_s):
-            _, connection = await loop.create_connection(_Connection, host, port)
+            _, connection = await loop.create_connection(_Connection, host, port, ssl=tls)
         return connection
 
     def _take(self, url: str) -> "_Connection | None":
@@ -283,9 +299,10 @@ class _ProblemBody(Struct):
 _decode_problem = msgspec.json.Decoder(_ProblemBody).decode
 
 
-def _request(url: str, body: bytes) -> bytes:
+def _request(url: str, body: bytes, signer: CallSigner | None) -> bytes:
+    signed = f"{HEADER}: {signer.sign('POST', PLAN_PATH, body)}\r\n" if signer else ""
     head = (
-        f"POST {PLAN_PATH} HTTP/1.1\r\nhost: {urlsplit(url).netloc}\r\n"
+        f"POST {PLAN_PATH} HTTP/1.1\r\nhost: {urlsplit(url).netloc}\r\n{signed}"
         f"content-type: application/msgpack\r\ncontent-length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body

@@ -6,108 +6,44 @@ for a slow reader. A client that goes cancels its plan. Knows no plan's inside.
 
 import asyncio
 import logging
-import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
+from msgspec.structs import replace
 from starlette.types import Receive, Scope, Send
 
 from mserve.runtime import asgi
-from mserve.runtime.chunks import DONE, usage_event, whole_answer
 from mserve.runtime.clock import Clock
 from mserve.runtime.errors import EngineFailure, NotFound, RequestError
-from mserve.runtime.messages import Finish, Render, pack_tokens
-from mserve.runtime.router import openai, responses
+from mserve.runtime.messages import Render, pack_tokens
+from mserve.runtime.router import openai, prompts
 from mserve.runtime.router.admission import Admission
+from mserve.runtime.router.choices import execute_all, sampling_of_choice
 from mserve.runtime.router.executor import Executor
 from mserve.runtime.router.fleet import Fleet
+from mserve.runtime.router.gate import cache_salt, key_of
+from mserve.runtime.router.keys import ApiKey
 from mserve.runtime.router.requests import GenerationRequest
+from mserve.runtime.router.sinks import (
+    AnswerWriter,
+    Headers,
+    StreamedAnswer,
+    WholeAnswer,
+    plan_header,
+    respond_error,
+)
 from mserve.runtime.router.telemetry import RouterMetrics
 
 log = logging.getLogger(__name__)
 
-EVENT_STREAM = b"text/event-stream; charset=utf-8"
 DEFAULT_COMPLETION_TOKENS = 16  # the OpenAI API's
 MAX_INLINE_CHARACTERS = 16_384  # a longer prompt is tokenized in a thread
 
 CLIENT_GONE = 499  # nobody reads this status; log and metrics have it, as nginx's do
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
-Headers = list[asgi.Header]
 Facts = Mapping[str, float | str]
-
-
-class StreamedAnswer:
-    """Server-sent events, from the first token on; an error before it is a plain HTTP error."""
-
-    def __init__(self, send: Send, headers: Headers, render: Render, include_usage: bool) -> None:
-        self._send = send
-        self._headers = headers
-        self._render = render
-        self._include_usage = include_usage
-        self.has_started = False
-        self.is_complete = False
-
-    def placed(self, plan_id: str, route: str) -> None:
-        if not self.has_started:
-            self._headers[-1] = plan_header(plan_id, route)
-
-    async def tokens(self, payload: bytes) -> None:
-        if not self.has_started:
-            await self._start()
-        await self._send({"type": "http.response.body", "body": payload, "more_body": True})
-
-    async def finish(self, finish: Finish) -> None:
-        if not self.has_started:
-            await self._start()
-        self.is_complete = True
-        end = usage_event(self._render, finish) if self._include_usage else b""
-        await asgi.write(self._send, end + DONE, more=False)
-
-    async def fail(self, error: RequestError) -> None:
-        self.is_complete = True
-        if self.has_started:
-            await asgi.write(self._send, responses.error_event(error), more=False)
-        else:
-            await respond_error(self._send, error, self._headers)
-
-    async def _start(self) -> None:
-        self.has_started = True
-        await asgi.start(
-            self._send, 200, EVENT_STREAM, [(b"cache-control", b"no-cache"), *self._headers]
-        )
-
-
-class WholeAnswer:
-    """One JSON body at the end."""
-
-    def __init__(self, send: Send, headers: Headers, render: Render, *, chat: bool) -> None:
-        self._send = send
-        self._headers = headers
-        self._render = render
-        self._chat = chat
-        self._parts: list[bytes] = []
-        self.is_complete = False
-
-    def placed(self, plan_id: str, route: str) -> None:
-        self._headers[-1] = plan_header(plan_id, route)
-
-    async def tokens(self, payload: bytes) -> None:
-        self._parts.append(payload)
-
-    async def finish(self, finish: Finish) -> None:
-        self.is_complete = True
-        text = b"".join(self._parts).decode()
-        body = whole_answer(self._render, text, finish, chat=self._chat)
-        await asgi.respond(self._send, 200, body, headers=self._headers)
-
-    async def fail(self, error: RequestError) -> None:
-        self.is_complete = True
-        await respond_error(self._send, error, self._headers)
-
-
-AnswerSink = StreamedAnswer | WholeAnswer
 
 
 class GenerateEndpoint:
@@ -118,7 +54,7 @@ class GenerateEndpoint:
         executor: Executor,
         admission: Admission,
         fleet: Fleet,
-        tokenizer: openai.Tokenizer,
+        tokenizer: prompts.Tokenizer,
         model: str,
         metrics: RouterMetrics,
         *,
@@ -126,6 +62,7 @@ class GenerateEndpoint:
         clock: Clock,
         new_id: Callable[[], str],
         max_body_bytes: int,
+        salt_secret: bytes,
     ) -> None:
         self._executor = executor
         self._admission = admission
@@ -137,6 +74,7 @@ class GenerateEndpoint:
         self._clock = clock
         self._new_id = new_id
         self._max_body_bytes = max_body_bytes
+        self._salt_secret = salt_secret
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = self._clock.now()
@@ -144,7 +82,7 @@ class GenerateEndpoint:
         request_id = str(facts.get("header:x-request-id") or self._new_id())
         headers: Headers = [(b"x-request-id", request_id.encode())]
         try:
-            status = await self._handle(request_id, facts, headers, receive, send)
+            status = await self._handle(request_id, key_of(scope), facts, headers, receive, send)
         except asgi.ClientGone:
             status = CLIENT_GONE
         except RequestError as error:
@@ -155,7 +93,13 @@ class GenerateEndpoint:
         self._log(request_id, status, began)
 
     async def _handle(
-        self, request_id: str, facts: Facts, headers: Headers, receive: Receive, send: Send
+        self,
+        request_id: str,
+        key: ApiKey | None,
+        facts: Facts,
+        headers: Headers,
+        receive: Receive,
+        send: Send,
     ) -> int:
         """The status of the answer; raises what is wrong before there is one."""
         body = await asgi.read_body(receive, self._max_body_bytes)
@@ -164,76 +108,101 @@ class GenerateEndpoint:
             parsed = openai.parse_body(openai.ChatBody, body)
         else:
             parsed = openai.parse_body(openai.CompletionBody, body)
-        request_facts = facts_of(parsed, facts)
-        with self._admission.admit(str(request_facts["tenant"])):
-            request = await self._request(request_id, parsed, request_facts)
-            sink = self._sink(parsed, request.render, headers, send)
-            return await self._answer(request, sink, receive)
+        request_facts = facts_of(parsed, facts, key)
+        salt = cache_salt(self._salt_secret, key, parsed.cache_salt or "")
+        with self._admission.admit(str(request_facts["tenant"]), key.max_requests if key else None):
+            requests = await self._requests(request_id, parsed, request_facts, salt)
+            answer = self._writer(parsed, requests[0].render, headers, send)
+            return await self._answer(requests, answer, parsed.num_choices, receive)
 
-    async def _request(
-        self, request_id: str, body: openai.GenerateBody, facts: Facts
-    ) -> GenerationRequest:
+    async def _requests(
+        self, request_id: str, body: openai.GenerateBody, facts: Facts, salt: bytes
+    ) -> list[GenerationRequest]:
+        """One for each choice: all of the first prompt, then all of the next."""
         if body.model != self._model:
             raise NotFound(
                 f"The model `{body.model}` does not exist; this server has `{self._model}`.",
                 param="model",
                 code="model_not_found",
             )
-        tokens = await self._encode(body)
+        encoded = await self._encode(body)
         default = None if self._chat else DEFAULT_COMPLETION_TOKENS
         grammar = await asyncio.to_thread(body.grammar) if body.has_form else ""
         longest = self._fleet.snapshot.max_model_len
-        max_tokens = openai.choose_max_tokens(body, len(tokens), longest, default)
-        return GenerationRequest(
-            request_id,
-            pack_tokens(tokens),
-            body.sampling(max_tokens, grammar),
-            self._render(body),
-            facts=facts,
-        )
+        render = self._render(body)
+        requests: list[GenerationRequest] = []
+        for tokens in encoded:
+            max_tokens = prompts.choose_max_tokens(body, len(tokens), longest, default)
+            sampling, packed = body.sampling(max_tokens, grammar), pack_tokens(tokens)
+            requests += [
+                GenerationRequest(
+                    request_id,
+                    packed,
+                    sampling_of_choice(sampling, number),
+                    replace(render, index=len(requests) + number),
+                    salt=salt,
+                    facts=facts,
+                )
+                for number in range(body.num_choices)
+            ]
+        return requests
 
-    async def _encode(self, body: openai.GenerateBody) -> list[int]:
-        if isinstance(body, openai.ChatBody):
-            num_characters = sum(len(message.content or "") for message in body.messages)
-            if num_characters > MAX_INLINE_CHARACTERS:
-                return await asyncio.to_thread(openai.encode_chat, body, self._tokenizer)
-            return openai.encode_chat(body, self._tokenizer)
-        assert isinstance(body, openai.CompletionBody), "there are two kinds of bodies"
-        if isinstance(body.prompt, str) and len(body.prompt) > MAX_INLINE_CHARACTERS:
-            return await asyncio.to_thread(openai.encode_completion, body, self._tokenizer)
-        return openai.encode_completion(body, self._tokenizer)
+    async def _encode(self, body: openai.GenerateBody) -> list[list[int]]:
+        if prompts.num_characters(body) > MAX_INLINE_CHARACTERS:
+            return await asyncio.to_thread(prompts.encode_prompts, body, self._tokenizer)
+        return prompts.encode_prompts(body, self._tokenizer)
 
     def _render(self, body: openai.GenerateBody) -> Render:
         prefix = "chatcmpl" if self._chat else "cmpl"
-        streamed: Literal["chat", "completion"] = "chat" if self._chat else "completion"
+        events: Literal["chat", "completion"] = "chat" if self._chat else "completion"
+        has_events = body.stream or body.num_logprobs is not None
         return Render(
-            kind=streamed if body.stream else "text",
+            kind=events if has_events else "text",
             id=f"{prefix}-{self._new_id()}",
             created=int(self._clock.time()),
             model=self._model,
         )
 
-    def _sink(
+    def _writer(
         self, body: openai.GenerateBody, render: Render, headers: Headers, send: Send
-    ) -> AnswerSink:
+    ) -> AnswerWriter:
         headers.append(plan_header("", ""))
+        echoes, per_prompt = prompts.echoes(body, self._tokenizer), body.num_choices
         if body.stream:
-            return StreamedAnswer(send, headers, render, body.include_usage)
-        return WholeAnswer(send, headers, render, chat=self._chat)
+            include_usage = body.include_usage
+            return StreamedAnswer(
+                send, headers, render, echoes, per_prompt=per_prompt, include_usage=include_usage
+            )
+        has_events = render.kind != "text"
+        return WholeAnswer(
+            send,
+            headers,
+            render,
+            echoes,
+            per_prompt=per_prompt,
+            chat=self._chat,
+            has_events=has_events,
+        )
 
-    async def _answer(self, request: GenerationRequest, sink: AnswerSink, receive: Receive) -> int:
-        """Runs the plan into `sink`; raises ClientGone when its reader has left."""
+    async def _answer(
+        self,
+        requests: Sequence[GenerationRequest],
+        answer: AnswerWriter,
+        per_prompt: int,
+        receive: Receive,
+    ) -> int:
+        """Runs the plans into `answer`; raises ClientGone when its reader has left."""
         failure: RequestError
         try:
-            async with asgi.cancelled_by_disconnect(receive, lambda: sink.is_complete):
-                await self._executor.execute(request, sink)
+            async with asgi.cancelled_by_disconnect(receive, lambda: answer.is_complete):
+                await execute_all(self._executor, requests, answer.sinks, per_prompt)
             return 200
         except RequestError as error:
             failure = error
         except (ExceptionGroup, AssertionError):
-            log.exception("a request failed", extra={"request_id": request.id})
+            log.exception("a request failed", extra={"request_id": requests[0].id})
             failure = EngineFailure("The router failed at this request; its log says why.")
-        await sink.fail(failure)
+        await answer.fail(failure)
         return failure.status
 
     def _log(self, request_id: str, status: int, began: float) -> None:
@@ -245,35 +214,26 @@ class GenerateEndpoint:
             )
 
 
-async def respond_error(send: Send, error: RequestError, headers: Headers) -> None:
-    """An OpenAI error object with the status of its kind."""
-    if error.retry_after_s is not None:
-        seconds = max(1, math.ceil(error.retry_after_s))
-        headers = [*headers, (b"retry-after", b"%d" % seconds)]
-    await asgi.respond(send, error.status, responses.error_body(error), headers=headers)
-
-
-def plan_header(plan_id: str, route: str) -> asgi.Header:
-    return (b"x-mserve-plan", f"{plan_id}; route={route}".encode())
-
-
 def header_facts(scope: Scope) -> dict[str, float | str]:
-    """Every header as `header:<name>`; an id for the request that is not safe to echo is left out."""
+    """Every header as `header:<name>`, but for secrets and an id that is not safe to echo."""
     facts: dict[str, float | str] = {
         "header:" + name.decode("latin-1"): value.decode("latin-1")
         for name, value in scope["headers"]
+        if name != b"authorization"
     }
     if not REQUEST_ID.fullmatch(str(facts.get("header:x-request-id", ""))):
         facts.pop("header:x-request-id", None)
     return facts
 
 
-def facts_of(body: openai.GenerateBody, headers: Facts) -> Facts:
-    """What a strategy may ask about a request (language: `tenant`, `session`, `priority`, ...)."""
+def facts_of(body: openai.GenerateBody, headers: Facts, key: ApiKey | None = None) -> Facts:
+    """What a strategy may ask about a request (language: `tenant`, `session`, `priority`, ...).
+    With a key the tenant is the key's, whatever the request says."""
+    claimed = body.user or body.safety_identifier or headers.get("header:x-tenant", "")
     return {
         **headers,
         "model": body.model,
-        "tenant": body.user or body.safety_identifier or headers.get("header:x-tenant", ""),
+        "tenant": claimed if key is None else key.tenant,
         "session": body.prompt_cache_key or headers.get("header:x-session-id", ""),
         "priority": body.priority or 0.0,
     }

@@ -147,7 +147,7 @@ class Fleet:
         return heard_since and not member.stats.draining
 
     def _tell_lost(self) -> None:
-        for incarnation in self._watchers.keys() - self._alive.keys():
+        for incarnation in [key for key in self._watchers if key not in self._alive]:
             for info, on_lost in list(self._watchers[incarnation].values()):
                 on_lost(info)
 

@@ -1,12 +1,11 @@
 """Requests of the OpenAI API: what is accepted, what is not supported yet, and what they mean.
 
-Pydantic checks shapes and ranges here and nowhere else. Knows neither HTTP nor plans; the tokenizer
-is given.
+Pydantic checks shapes and ranges here and nowhere else. Knows neither HTTP, tokens nor plans.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -25,24 +24,21 @@ from mserve.runtime.router.openai_forms import ResponseFormat, StructuredOutputs
 
 MAX_STOPS = 4
 MAX_BIASES = 1024
+MAX_CHOICES = 128  # of one request, over all its prompts
+MAX_LOGPROBS = 20
 _ABSENT = (None,)
 
 # What other servers accept and this one does not do yet: the values that ask for nothing.
 _IDLE_COMMON: Mapping[str, Sequence[object]] = {
-    "n": (None, 1),
     "service_tier": (None, "auto", "default"),
 }
 _IDLE_COMPLETION: Mapping[str, Sequence[object]] = {
     **_IDLE_COMMON,
     "best_of": (None, 1),
-    "logprobs": _ABSENT,
-    "echo": (None, False),
     "suffix": (None, ""),
 }
 _IDLE_CHAT: Mapping[str, Sequence[object]] = {
     **_IDLE_COMMON,
-    "logprobs": (None, False),
-    "top_logprobs": (None, 0),
     "tools": (None, []),
     "tool_choice": (None, "none", "auto"),
     "parallel_tool_calls": (None, True, False),
@@ -55,16 +51,6 @@ _IDLE_CHAT: Mapping[str, Sequence[object]] = {
     "web_search_options": _ABSENT,
     "store": (None, False),
 }
-
-
-class Tokenizer(Protocol):
-    """What the router needs of runtime/tokenizer.py."""
-
-    vocab_size: int
-
-    def encode(self, text: str, *, special_tokens: bool = True) -> list[int]: ...
-
-    def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]: ...
 
 
 class _Body(BaseModel):
@@ -88,6 +74,7 @@ class GenerateBody(_Body):
     idle: ClassVar[Mapping[str, Sequence[object]]] = _IDLE_COMMON
 
     model: str
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     min_tokens: Annotated[int, Field(ge=0)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -110,6 +97,7 @@ class GenerateBody(_Body):
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    cache_salt: Annotated[str, StringConstraints(max_length=256)] | None = None
     metadata: dict[str, str] | None = None
 
     @model_validator(mode="before")
@@ -151,6 +139,16 @@ class GenerateBody(_Body):
         return self
 
     @property
+    def num_choices(self) -> int:
+        """To each prompt."""
+        return self.n or 1
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """How many alternatives to each token are wanted with its log probability; None: neither."""
+        return None
+
+    @property
     def limit(self) -> int | None:
         """How many tokens the client wants at most."""
         return self.max_tokens
@@ -185,26 +183,49 @@ class GenerateBody(_Body):
             frequency_penalty=self.frequency_penalty or 0.0,
             repetition_penalty=self.repetition_penalty or 1.0,
             logit_bias={int(token): bias for token, bias in (self.logit_bias or {}).items()},
+            logprobs=self.num_logprobs,
         )
 
 
 class CompletionBody(GenerateBody):
-    """`POST /v1/completions`. One prompt: text, or token ids."""
+    """`POST /v1/completions`. A prompt is text or token ids."""
 
     idle: ClassVar[Mapping[str, Sequence[object]]] = _IDLE_COMPLETION
 
     prompt: str | list[Token] | list[str] | list[list[Token]]
+    echo: bool | None = None
+    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
 
-    @field_validator("prompt")
-    @classmethod
-    def _one_prompt(cls, prompt: Any) -> Any:
-        if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
-            if len(prompt) > 1:
-                raise ValueError("more than one prompt in a request is not supported yet")
-            prompt = prompt[0]
-        if not prompt:
-            raise ValueError("the prompt is empty")
-        return prompt
+    @model_validator(mode="after")
+    def _all_prompts(self) -> "CompletionBody":
+        if not all(self.prompts):
+            raise PydanticCustomError("empty", "`prompt`: the prompt is empty.", {"name": "prompt"})
+        if len(self.prompts) * self.num_choices > MAX_CHOICES:
+            raise PydanticCustomError(
+                "too_many",
+                "`n`: prompts and `n` ask for more than {most} choices.",
+                {"name": "n", "most": MAX_CHOICES},
+            )
+        if self.echo and self.logprobs is not None:
+            raise PydanticCustomError(
+                "unsupported",
+                "`{name}` together with `logprobs` is not supported: a prompt has no logprobs here.",
+                {"name": "echo"},
+            )
+        return self
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        tokens = [each for each in self.prompt if isinstance(each, int)]
+        if tokens or not self.prompt:
+            return [tokens]
+        return [each for each in self.prompt if not isinstance(each, int)]
+
+    @property
+    def num_logprobs(self) -> int | None:
+        return self.logprobs
 
 
 class TextPart(_Body):
@@ -232,6 +253,22 @@ class ChatBody(GenerateBody):
 
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+
+    @model_validator(mode="after")
+    def _alternatives_need_logprobs(self) -> "ChatBody":
+        if self.top_logprobs and not self.logprobs:
+            raise PydanticCustomError(
+                "unsupported",
+                "`{name}` is only possible with `logprobs`: true.",
+                {"name": "top_logprobs"},
+            )
+        return self
+
+    @property
+    def num_logprobs(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
     def limit(self) -> int | None:
@@ -258,6 +295,8 @@ def _most_telling(errors: list[ErrorDetails]) -> ErrorDetails:
 def _bad_request(error: ErrorDetails) -> BadRequest:
     context = error.get("ctx", {})
     path = [str(part) for part in error["loc"]]
+    if error["type"] in ("empty", "too_many"):
+        return BadRequest(error["msg"], param=str(context["name"]))
     if error["type"] == "unsupported":
         return BadRequest(error["msg"], param=str(context["name"]), code="unsupported_parameter")
     if error["type"] == "json_invalid":
@@ -281,64 +320,3 @@ def _field_name(path: list[str]) -> str:
         elif part.isidentifier() and part not in ("str", "int"):
             name += f".{part}" if name else part
     return name
-
-
-def encode_completion(body: CompletionBody, tokenizer: Tokenizer) -> list[int]:
-    """Token ids of the prompt. Raises BadRequest for ids that the model does not have."""
-    _check_biased(body, tokenizer)
-    prompt = body.prompt
-    if isinstance(prompt, str):
-        return tokenizer.encode(prompt)
-    tokens = [token for token in prompt if isinstance(token, int)]
-    _check_known("prompt", tokens, tokenizer)
-    return tokens
-
-
-def _check_biased(body: GenerateBody, tokenizer: Tokenizer) -> None:
-    _check_known("logit_bias", map(int, body.logit_bias or ()), tokenizer)
-    _check_known("stop_token_ids", body.stop_token_ids or (), tokenizer)
-
-
-def _check_known(param: str, tokens: Iterable[int], tokenizer: Tokenizer) -> None:
-    highest = max(tokens, default=0)
-    if highest >= tokenizer.vocab_size:
-        raise BadRequest(
-            f"`{param}` has token {highest}, but the vocabulary ends at {tokenizer.vocab_size - 1}.",
-            param=param,
-        )
-
-
-def encode_chat(body: ChatBody, tokenizer: Tokenizer) -> list[int]:
-    """Token ids of the messages in the model's chat template. Raises BadRequest as above."""
-    _check_biased(body, tokenizer)
-    messages = [message.model_dump(exclude_none=True) for message in body.messages]
-    return tokenizer.encode_chat(messages)
-
-
-def choose_max_tokens(
-    body: GenerateBody, num_prompt: int, max_model_len: int | None, default: int | None
-) -> int:
-    """How many tokens may be generated; `default` where the client does not say (None: all that
-    fit). Raises BadRequest if prompt and answer do not fit into the model's context."""
-    param = "messages" if isinstance(body, ChatBody) else "prompt"
-    if num_prompt == 0:
-        raise BadRequest("`prompt`: the prompt is empty.", param=param)
-    wanted = body.limit or default
-    if max_model_len is None:
-        return wanted or 16  # no worker is known; the one that comes will check
-    room = max_model_len - num_prompt
-    if room < 1 or (body.limit is not None and body.limit > room):
-        asked = "" if body.limit is None else f", and `max_tokens` asks for {body.limit} more"
-        raise BadRequest(
-            f"This model's context is {max_model_len} tokens, but the request has {num_prompt} "
-            f"tokens of prompt{asked}.",
-            param=param if room < 1 else "max_tokens",
-            code="context_length_exceeded",
-        )
-    chosen = min(room, wanted) if wanted else room
-    if (body.min_tokens or 0) > chosen:
-        raise BadRequest(
-            f"`min_tokens` is {body.min_tokens}, but at most {chosen} tokens may be generated.",
-            param="min_tokens",
-        )
-    return chosen

@@ -5,6 +5,7 @@ Knows where things are (model folder, Redis); what they do is app.py's.
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
@@ -14,10 +15,13 @@ from mserve.compiler.observe import Strategy
 from mserve.runtime.clock import LoopClock
 from mserve.runtime.cluster.prefix_redis import RedisPrefixIndex
 from mserve.runtime.cluster.registry_redis import RedisRegistry
-from mserve.runtime.config import AdmissionOptions
-from mserve.runtime.http_server import url_of
+from mserve.runtime.cluster.signing import CallSigner, derive
+from mserve.runtime.config import AdmissionOptions, TrustOptions
+from mserve.runtime.errors import ConfigError
+from mserve.runtime.http_server import Tls, url_of
 from mserve.runtime.router.app import create_router, serve_router
 from mserve.runtime.router.client import HttpClient
+from mserve.runtime.router.keys import KeyFile
 from mserve.runtime.router.live import Language
 from mserve.runtime.tokenizer import Tokenizer
 
@@ -33,7 +37,7 @@ class RouterConfig:
     cluster: str
     admission: AdmissionOptions = field(default_factory=AdmissionOptions)
     language: Language | None = None
-    admin_token: str = ""
+    trust: TrustOptions = field(default_factory=TrustOptions)
 
 
 async def run_router(
@@ -43,15 +47,17 @@ async def run_router(
     on_ready: Callable[[str], None] = lambda url: None,
 ) -> None:
     """Serves until `stop` is set; raises ConfigError if it cannot begin."""
-    tokenizer = Tokenizer.load(config.model)
-    clock = LoopClock()
+    trust, clock = config.trust, LoopClock()
     async with AsyncExitStack() as stack:
         stack.callback(listener.close)
+        tls = tls_of(trust)
+        keys = KeyFile(trust.api_keys) if trust.api_keys else None
+        tokenizer = Tokenizer.load(config.model)
         registry = await RedisRegistry.open(config.redis, config.cluster, clock)
         stack.push_async_callback(registry.close)
         index = await RedisPrefixIndex.open(config.redis, config.cluster)
         stack.push_async_callback(index.close)
-        client = HttpClient()
+        client = _client(trust, clock)
         stack.push_async_callback(client.close)
         router = create_router(
             config.strategy,
@@ -63,12 +69,14 @@ async def run_router(
             clock=clock,
             admission=config.admission,
             language=config.language,
-            admin_token=config.admin_token,
+            admin_token=trust.admin_token,
+            keys=keys,
+            salt_secret=derive(trust.cluster_token, "cache salts") if trust.cluster_token else b"",
         )
-        serving = asyncio.create_task(serve_router(router, listener))
+        serving = asyncio.create_task(serve_router(router, listener, tls))
         stopping = asyncio.create_task(stop.wait())
         await router.fleet.changed()
-        on_ready(url_of(listener))
+        on_ready(url_of(listener, scheme="https" if tls else "http"))
         try:
             await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
             if serving.done():
@@ -78,3 +86,22 @@ async def run_router(
                 task.cancel()
                 with suppress(asyncio.CancelledError):
                     await task
+
+
+def tls_of(trust: TrustOptions) -> Tls | None:
+    """What a server shows. Raises ConfigError for files that cannot be used."""
+    if trust.tls_cert is None or trust.tls_key is None:
+        return None
+    tls = Tls(trust.tls_cert, trust.tls_key)
+    tls.check()
+    return tls
+
+
+def _client(trust: TrustOptions, clock: LoopClock) -> HttpClient:
+    """Raises ConfigError for a --tls-ca that is none."""
+    signer = CallSigner(trust.cluster_token, clock.time) if trust.cluster_token else None
+    try:
+        context = ssl.create_default_context(cafile=trust.tls_ca) if trust.tls_ca else None
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"--tls-ca {trust.tls_ca} cannot be used: {error}.") from None
+    return HttpClient(signer=signer, tls=context)

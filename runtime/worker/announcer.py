@@ -96,7 +96,8 @@ class Announcer:
             except Unavailable as error:
                 logger.warning("no heartbeat: %s", error)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._stats_changed.wait(), HEARTBEAT_INTERVAL_S)
+                async with asyncio.timeout(HEARTBEAT_INTERVAL_S):  # not wait_for, see its tests
+                    await self._stats_changed.wait()
 
     async def _say_alive(self, stats: WorkerStats) -> None:
         if not await self._registry.heartbeat(self._info.name, self._info.incarnation, stats):

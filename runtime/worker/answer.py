@@ -5,6 +5,7 @@ Knows the events (ipc.py) and the frames (messages.py); neither HTTP nor the eng
 
 from collections.abc import Callable, Sequence
 
+from mserve.runtime.logprobs import LogprobWriter
 from mserve.runtime.messages import (
     Finish,
     FrameKind,
@@ -31,7 +32,7 @@ class PlanAnswer:
         self._pending = {step.step for step in call.steps}
         prompt_end = unpack_tokens(call.tokens[-4 * CONTEXT_TOKENS :])
         self._streams = {
-            step.step: TextStream(make_decoder(prompt_end), step.sampling, step.render)
+            step.step: _stream(make_decoder(prompt_end), step, call.tokens)
             for step in call.steps
             if isinstance(step, StartGenerateCall)
         }
@@ -59,7 +60,9 @@ class PlanAnswer:
             return b""
         out = b""
         if not stream.finished:
-            out = stream.feed(event.token, event.finish) + finish_frame(stream, event)
+            out = stream.feed(event.token, event.finish, event.logprobs) + finish_frame(
+                stream, event
+            )
         self.stop_found = stream.finished and not event.finish
         if event.report is not None:
             out += self._report(event.report)
@@ -71,6 +74,16 @@ class PlanAnswer:
         if report.state == "done":
             self._pending.discard(report.step)
         return encode_frame(FrameKind.STEP, encode(report))
+
+
+def _stream(decoder: StreamDecoder, step: StartGenerateCall, prompt: bytes) -> TextStream:
+    sampling, kind = step.sampling, step.render.kind
+    if sampling.logprobs is None or kind == "text":
+        return TextStream(decoder, sampling, step.render)
+    answered = unpack_tokens(prompt)[-sampling.answered :] if sampling.answered else ()
+    text_offset = len(decoder.tokenizer.decode(answered))
+    writer = LogprobWriter(kind, decoder.tokenizer.token_bytes, text_offset)
+    return TextStream(decoder, sampling, step.render, writer)
 
 
 def finish_frame(stream: TextStream, event: ipc.Token) -> bytes:

@@ -143,14 +143,17 @@ class EngineLink:
                 raise answer.problem.error()
         except BaseException:
             self.unsubscribe(call.key, queue)
-            asking.add_done_callback(lambda done: self._cancel_if_taken(call.key, done))
+            asking.add_done_callback(lambda done: self._cancel_unless_refused(call.key, done))
             raise
         return queue
 
-    def _cancel_if_taken(self, key: str, asked: asyncio.Future[ipc.Answer]) -> None:
-        """The caller left before the engine had answered: nobody waits for a plan that it took."""
+    def _cancel_unless_refused(self, key: str, asked: asyncio.Future[ipc.Answer]) -> None:
+        """The caller left before the engine had answered, or the engine fell silent: nobody waits for
+        a plan that it took, or takes when it goes on."""
         is_answer = not asked.cancelled() and asked.exception() is None
-        if is_answer and isinstance(asked.result(), ipc.Accepted) and not self.closed.is_set():
+        if is_answer and isinstance(asked.result(), ipc.Refused):
+            return
+        if not self.closed.is_set():
             self.send(ipc.Cancel(key))
 
     def unsubscribe(self, key: str, queue: PlanEvents) -> None:

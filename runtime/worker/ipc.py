@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from mserve.runtime.cluster.membership import BlockEvents, KvLayout, WorkerStats
 from mserve.runtime.cost import CostProfile
-from mserve.runtime.messages import PlanCall, Problem, StepReport
+from mserve.runtime.messages import Logprobs, PlanCall, Problem, StepReport
 
 
 class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -130,6 +130,7 @@ class Token(Struct, frozen=True, tag="token"):
     finish: str = ""
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    logprobs: Logprobs | None = None
     report: StepReport | None = None
 
 

@@ -119,6 +119,7 @@ class Journal:
                 finish=event.finished or "",
                 prompt_tokens=event.prompt_tokens,
                 cached_tokens=event.cached_tokens,
+                logprobs=event.logprobs,
                 report=report,
             )
         )

@@ -15,7 +15,7 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from mserve.runtime import asgi
-from mserve.runtime.chunks import DONE, usage_event, whole_answer
+from mserve.runtime.chunks import DONE, WholeChoice, usage_event, whole_answer
 from mserve.runtime.errors import BadRequest, Conflict
 from mserve.runtime.messages import (
     Finish,
@@ -219,7 +219,11 @@ async def _respond_whole(
                 parts.append(answer)
             else:
                 text = b"".join(parts).decode()
-                await asgi.respond(send, 200, whole_answer(render, text, answer, chat=False))
+                await asgi.respond(
+                    send,
+                    200,
+                    whole_answer(render, [WholeChoice(text, answer.reason)], answer, chat=False),
+                )
 
 
 def _plan_call(user: str, tokens: list[int], step: StepCall) -> PlanCall:

@@ -11,7 +11,7 @@ import secrets
 import socket
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +29,16 @@ from mserve.runtime.cluster.membership import (
 )
 from mserve.runtime.cluster.prefix_redis import RedisPrefixIndex
 from mserve.runtime.cluster.registry_redis import RedisRegistry
-from mserve.runtime.config import ClusterOptions, EngineOptions, is_loopback
+from mserve.runtime.config import ClusterOptions, EngineOptions, TrustOptions, is_loopback
 from mserve.runtime.errors import ConfigError, MserveError
-from mserve.runtime.http_server import bind, serve, url_of
+from mserve.runtime.http_server import Tls, bind, serve, url_of
 from mserve.runtime.messages import Receiver
 from mserve.runtime.tokenizer import Tokenizer
 from mserve.runtime.worker import ipc
 from mserve.runtime.worker.announcer import Announcer
-from mserve.runtime.worker.app import WorkerApp, create_app
+from mserve.runtime.worker.app import MAX_BODY_BYTES, WorkerApp, create_app
 from mserve.runtime.worker.engine_link import EngineLink
+from mserve.runtime.worker.gate import Gate
 from mserve.runtime.worker.mlc import MlcCalls
 
 logger = logging.getLogger("mserve.worker")
@@ -56,6 +57,13 @@ class WorkerConfig:
     host: str = "127.0.0.1"
     port: int = 0
     advertise: str = ""  # "" for `host`
+    trust: TrustOptions = field(default_factory=TrustOptions)
+
+    @property
+    def tls(self) -> Tls | None:
+        """What the worker shows its callers."""
+        certificate, key = self.trust.tls_cert, self.trust.tls_key
+        return Tls(certificate, key) if certificate and key else None
 
     @classmethod
     def of(
@@ -68,9 +76,10 @@ class WorkerConfig:
         host: str = "127.0.0.1",
         port: int = 0,
         advertise: str = "",
+        trust: TrustOptions | None = None,
     ) -> "WorkerConfig":
         """From an operator's options; draws the incarnation."""
-        values = {field.name: getattr(engine, field.name) for field in fields(engine)}
+        values = {each.name: getattr(engine, each.name) for each in fields(engine)}
         values["threads"] = engine.threads or default_threads
         config = ipc.EngineConfig(
             model=str(model),
@@ -79,7 +88,7 @@ class WorkerConfig:
             loopback_only=is_loopback(host) and not advertise,
             **values,
         )
-        return cls(name, pool, config, host, port, advertise)
+        return cls(name, pool, config, host, port, advertise, trust or TrustOptions())
 
 
 class EngineEnded(MserveError):
@@ -88,6 +97,8 @@ class EngineEnded(MserveError):
 
 async def run_worker(config: WorkerConfig, connect: Connect, stop: asyncio.Event) -> None:
     """Serves until `stop` is set. Raises ConfigError if it cannot start, EngineEnded later."""
+    if config.tls is not None:
+        config.tls.check()
     listener = bind(config.host, config.port)
     tokenizer = Tokenizer.load(config.engine.model)
     registry, index = await connect()
@@ -122,8 +133,9 @@ async def run_worker(config: WorkerConfig, connect: Connect, stop: asyncio.Event
             logger.warning("%s", note)
         logger.info("worker %s serves at %s", config.name, info.url)
         await announcer.join()
-        app = create_app(worker, _mlc_calls(worker, info, tokenizer).handlers())
-        await _serve(app, listener, announcer, link, draining, stop)
+        app = _app(worker, _mlc_calls(worker, info, tokenizer), config.trust.cluster_token)
+        serving = serve(app, listener, config.tls)
+        await _serve(serving, announcer, link, draining, stop)
     finally:
         listener.close()
         await link.stop()
@@ -144,9 +156,13 @@ async def _wait_for_name(registry: Registry, name: str) -> None:
         await asyncio.sleep(0.1)
 
 
+def _app(worker: WorkerApp, mlc: MlcCalls, token: str) -> ASGIApp:
+    app = create_app(worker, mlc.handlers())
+    return Gate(app, token, LoopClock().time, MAX_BODY_BYTES) if token else app
+
+
 async def _serve(
-    app: ASGIApp,
-    listener: socket.socket,
+    serving: Coroutine[Any, Any, None],
     announcer: Announcer,
     link: EngineLink,
     draining: asyncio.Event,
@@ -155,7 +171,7 @@ async def _serve(
     """Until the worker has been drained, the engine's end, or a failure of the server or the
     announcer."""
     works = (
-        serve(app, listener),
+        serving,
         announcer.run(),
         link.watch(announcer.stats_changed),
         link.closed.wait(),
@@ -210,7 +226,7 @@ def _describe(config: WorkerConfig, ready: ipc.Ready, listener: socket.socket) -
         name=config.name,
         pool=config.pool,
         incarnation=config.engine.incarnation,
-        url=url_of(listener, config.advertise),
+        url=url_of(listener, config.advertise, "https" if config.tls else "http"),
         transport_address=ready.transport_address,
         layout=ready.layout,
         page_size=ready.page_size,

@@ -7,8 +7,10 @@ Lives in the HTTP process; knows no engine.
 """
 
 from mserve.runtime.chunks import chunk
+from mserve.runtime.logprobs import LogprobWriter, Scored
 from mserve.runtime.messages import (
     FrameKind,
+    Logprobs,
     Render,
     Sampling,
     encode_frame,
@@ -20,25 +22,35 @@ from mserve.runtime.tokenizer import StreamDecoder
 class TextStream:
     """One generation's way out of a worker."""
 
-    def __init__(self, decoder: StreamDecoder, sampling: Sampling, render: Render) -> None:
+    def __init__(
+        self,
+        decoder: StreamDecoder,
+        sampling: Sampling,
+        render: Render,
+        logprobs: LogprobWriter | None = None,
+    ) -> None:
         self._decoder = decoder
+        self._logprobs = logprobs
         self._stop = sampling.stop
         self._render = render
         self._held_tokens: list[int] = []
+        self._held_logprobs: list[Scored] = []
         self._held_text = ""
         self._num_sent = 0
         self.finished = False
         self.stopped = False  # by a stop string
 
-    def feed(self, token: int, finish: str) -> bytes:
+    def feed(self, token: int, finish: str, logprobs: Logprobs | None = None) -> bytes:
         """Frames for one more token; `finish` is the engine's verdict, "" while it goes on.
 
-        The end-of-sequence token that finishes an answer has no text. Sets `finished` when a stop
+        The end-of-sequence token that finishes an answer has no text and no logprobs. Sets `finished` when a stop
         string ends the answer before the engine did.
         """
         self._held_tokens.append(token)
         if finish != "stop":
             self._held_text += self._decoder.push((token,))
+            if logprobs is not None:
+                self._held_logprobs.append((token, logprobs))
         if finish:
             self._held_text += self._decoder.flush()
         end = self._find_stop()
@@ -73,8 +85,11 @@ class TextStream:
     def _release(self, reason: str) -> bytes:
         self.finished = bool(reason)
         first = self._num_sent == 0
-        payload = chunk(self._render, self._held_text, reason or None, first=first)
+        logprobs = self._logprobs.piece(self._held_logprobs) if self._logprobs else None
+        payload = chunk(
+            self._render, self._held_text, reason or None, first=first, logprobs=logprobs
+        )
         frame = encode_frame(FrameKind.TOKENS, payload, pack_tokens(self._held_tokens))
         self._num_sent += len(self._held_tokens)
-        self._held_tokens, self._held_text = [], ""
+        self._held_tokens, self._held_logprobs, self._held_text = [], [], ""
         return frame

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import secrets
 import shutil
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import threading
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -25,6 +26,7 @@ import torch
 MSERVE = (sys.executable, "-m", "mserve")
 TINY = Path(str(files("mserve") / "model"))
 START_TIMEOUT_S = 60
+CLUSTER_TOKEN = secrets.token_hex(16)  # with it workers answer the tests, too
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
@@ -35,6 +37,7 @@ class Server:
     process: subprocess.Popen[str]
     url: str
     log: list[str]  # what it wrote on standard error, growing
+    worker_headers: dict[str, str]  # for calling its workers
 
     def ask(self, path: str, body: Any = None, raw: bytes | None = None) -> tuple[int, Any, Any]:
         """(status, JSON or text, headers)."""
@@ -67,17 +70,20 @@ Serve = Callable[..., Any]
 
 
 @contextmanager
-def serving(*arguments: str) -> Iterator[Server]:
+def serving(*arguments: str, env: Mapping[str, str] | None = None) -> Iterator[Server]:
     """Runs `mserve serve ...`; afterwards Ctrl-C must end all of it with exit code 0."""
     argv = [*MSERVE, "serve", *arguments, "--port", "0", "--log-level", "warning"]
-    process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    env = {**os.environ, "MSERVE_CLUSTER_TOKEN": CLUSTER_TOKEN, **(env or {})}
+    process = subprocess.Popen(
+        argv, stderr=subprocess.PIPE, text=True, env=env, start_new_session=True
+    )
     log: list[str] = []
     reader = None
     try:
         url = _ready_url(process, log)
         reader = threading.Thread(target=lambda: log.extend(process.stderr or ()), daemon=True)
         reader.start()  # a full pipe would stop the server
-        yield Server(process, url, log)
+        yield Server(process, url, log, {"authorization": f"Bearer {CLUSTER_TOKEN}"})
         family = descendants(process.pid)
         process.send_signal(signal.SIGINT)
         assert process.wait(15) == 0, "mserve serve did not end cleanly"
@@ -96,7 +102,7 @@ def _ready_url(process: subprocess.Popen[str], log: list[str]) -> str:
     assert process.stderr is not None
     for line in process.stderr:
         log.append(line)
-        if found := re.search(r"ready: (http://\S+)/v1", line):
+        if found := re.search(r"ready: (https?://\S+)/v1", line):
             return found[1]
     raise AssertionError("mserve serve ended while it started:\n" + "".join(log))
 

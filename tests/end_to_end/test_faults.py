@@ -122,7 +122,7 @@ def states(server: Any) -> list[Any]:
     found = []
     for front, _ in server.workers():
         with closing(http.client.HTTPConnection("127.0.0.1", listening_port(front))) as line:
-            line.request("GET", "/v1/microserving/state")
+            line.request("GET", "/v1/microserving/state", headers=server.worker_headers)
             found.append(json.load(line.getresponse()))
     return found
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 from urllib.parse import urlsplit
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -47,8 +47,9 @@ SPELLINGS = {
 
 
 class Worker:
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, headers: dict[str, str]) -> None:
         self.url = url
+        self.headers = headers
 
     def post(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
         status, data = self.raw(path, body)
@@ -56,7 +57,8 @@ class Worker:
 
     def raw(self, path: str, body: dict[str, Any]) -> tuple[int, bytes]:
         with closing(http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=30)) as line:
-            line.request("POST", path, json.dumps(body), {"content-type": "application/json"})
+            headers = {"content-type": "application/json", **self.headers}
+            line.request("POST", path, json.dumps(body), headers)
             response = line.getresponse()
             return response.status, response.read()
 
@@ -71,7 +73,8 @@ class Worker:
         return "".join(event["choices"][0]["text"] for event in events)
 
     def state(self) -> Any:
-        with urlopen(f"{self.url}/v1/microserving/state", timeout=5) as response:
+        request = Request(f"{self.url}/v1/microserving/state", headers=self.headers)
+        with urlopen(request, timeout=5) as response:
             return json.load(response)
 
 
@@ -83,7 +86,8 @@ def pair(serve: Any) -> Iterator[Pair]:
     with serve("prefill_decode") as server:
         with urlopen(f"{server.url}/v1/cluster", timeout=5) as response:
             urls = {worker["name"]: worker["url"] for worker in json.load(response)["workers"]}
-        yield Worker(urls["prefill-0"]), Worker(urls["decode-0"])
+        headers = server.worker_headers
+        yield Worker(urls["prefill-0"], headers), Worker(urls["decode-0"], headers)
 
 
 def disaggregated(

@@ -19,13 +19,13 @@ from mserve.runtime.cluster.redis_server import executables
 from served import (
     MSERVE,
     Served,
-    Stream,
     arguments_of,
     children,
     serving,
     started,
     until,
 )
+from traffic import Seen
 
 STORY = "The little girl opened the door and went into the garden. " * 45
 ENGINE = ("--kv-memory", "32MiB", "--chunk-tokens", "128")
@@ -85,9 +85,9 @@ def test_a_poisoned_request_fails_alone(server: Served) -> None:
 # --- Redis -----------------------------------------------------------------------------------------
 
 
-def ask_all_the_time(server: Served, while_: Any) -> list[Stream]:
+def ask_all_the_time(server: Served, while_: Any) -> list[Seen]:
     """Answers to requests sent one after the other while `while_()` runs, and some more."""
-    answers: list[Stream] = []
+    answers: list[Seen] = []
     with ThreadPoolExecutor(1) as pool:
         disturbing = pool.submit(while_)
         while not disturbing.done():
@@ -181,7 +181,7 @@ def test_a_stream_waits_for_the_only_worker_to_come_back() -> None:
 def parts(redis_port: int) -> Iterator[tuple[Served, list[subprocess.Popen[str]]]]:
     """A router and two workers over a Redis; gives the router, and all three processes."""
     cluster = ("--redis", f"redis://127.0.0.1:{redis_port}/0")
-    worker = ("worker", *cluster, "--kv-memory", "32MiB")
+    worker = ("worker", *cluster, "--kv-memory", "32MiB", "--checksum-kv")
     serves = r"serves at (http://[\d.:]+)"
     with (
         started([*MSERVE, *worker, "--pool", "workers"], ready=serves) as first,

@@ -240,3 +240,26 @@ def test_a_stream_goes_on_after_what_was_there() -> None:
     tokenizer = Tokenizer(words, eos_ids=())
     assert tokenizer.stream().push([1, 2]) == "upon a"
     assert tokenizer.stream(before=[0]).push([1, 2]) == " upon a"
+
+
+# --- bytes of tokens ---------------------------------------------------------------------------
+
+
+@given(st.text(max_size=40))
+@settings(max_examples=100)
+def test_the_bytes_of_tokens_are_those_of_the_text(text: str) -> None:
+    tokenizer = Tokenizer.load(TINY)
+    ids = tokenizer.encode(text, special_tokens=False)
+    assert b"".join(map(tokenizer.token_bytes, ids)) == text.encode()
+
+
+def test_bytes_of_special_and_unknown_tokens(tiny: Tokenizer) -> None:
+    ends = {tiny.token_bytes(token) for token in tiny.eos_ids}
+    assert ends == {b"<|endoftext|>", b"<|end|>"}
+    assert tiny.token_bytes(1 << 20) == b""
+
+
+def test_bytes_with_byte_fallback() -> None:
+    tokenizer = byte_fallback_tokenizer()
+    ids = tokenizer.encode("▁a日", special_tokens=False)
+    assert b"".join(map(tokenizer.token_bytes, ids)).strip() == "a日".encode()

@@ -5,7 +5,7 @@ The fake runner checks each read; this machine only makes trouble.
 """
 
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -52,9 +52,17 @@ class Expected:
 
 
 class EngineMachine(RuleBasedStateMachine):
+    page_size, num_pages, host_pages = 2, 14, 0
+
     def __init__(self) -> None:
         super().__init__()
-        self.worker = FakeWorker(CONFIG)
+        self.config = replace(
+            CONFIG,
+            page_size=self.page_size,
+            num_pages=self.num_pages,
+            host_pages=self.host_pages,
+        )
+        self.worker = FakeWorker(self.config)
         self.engine = self.worker.engine
         self.batch: Batch | None = None
         self.num_plans = 0
@@ -164,13 +172,15 @@ class EngineMachine(RuleBasedStateMachine):
     @rule()
     def plan(self) -> None:
         self.batch = self.engine.plan(0.0)
+        if self.batch is not None:
+            self.worker.runner.move(self.batch.moves)
         self.drain()
 
     @precondition(lambda self: self.batch is not None)
     @rule()
     def commit(self) -> None:
         assert self.batch is not None
-        self.engine.commit(self.batch, self.worker.runner.run(self.batch), 0.0)
+        self.engine.commit(self.batch, self.worker.runner.compute(self.batch), 0.0)
         self.batch = None
         self.drain()
 
@@ -234,11 +244,36 @@ class EngineMachine(RuleBasedStateMachine):
         return bool(receives or sends)
 
     def check_answer(self, key: str, expected: Expected) -> None:
-        length = min(expected.max_tokens, CONFIG.max_model_len - len(expected.tokens))
+        length = min(expected.max_tokens, self.config.max_model_len - len(expected.tokens))
         assert self.worker.answer(key) == self.worker.expected_answer(expected.tokens, length)
         events = [e for e in self.worker.events if isinstance(e, Generated) and e.key == key]
         assert [e.finished for e in events] == [None] * (length - 1) + ["length"]
 
 
+class HostTierMachine(EngineMachine):
+    host_pages = 6
+
+
+class LargePagesMachine(EngineMachine):
+    page_size, num_pages, host_pages = 4, 8, 3
+
+
+class SinglePositionMachine(EngineMachine):
+    page_size, num_pages, host_pages = 1, 27, 9
+
+
+class LargestPagesMachine(EngineMachine):
+    page_size, num_pages, host_pages = 16, 4, 2
+
+
+SETTINGS = settings(max_examples=30, stateful_step_count=50, deadline=None)
 TestEngineMachine = EngineMachine.TestCase
-TestEngineMachine.settings = settings(max_examples=120, stateful_step_count=50, deadline=None)
+TestEngineMachine.settings = SETTINGS
+TestHostTierMachine = HostTierMachine.TestCase
+TestHostTierMachine.settings = SETTINGS
+TestLargePagesMachine = LargePagesMachine.TestCase
+TestLargePagesMachine.settings = SETTINGS
+TestSinglePositionMachine = SinglePositionMachine.TestCase
+TestSinglePositionMachine.settings = SETTINGS
+TestLargestPagesMachine = LargestPagesMachine.TestCase
+TestLargestPagesMachine.settings = SETTINGS

@@ -255,10 +255,10 @@ def test_what_is_cached_need_not_be_received() -> None:
     key = worker.submit("b", PROMPT, PrepRecvCall("r", 0, 25, "t"), start(25))
     worker.engine.opened(key, "t", 0.0)
     worker.run()
-    assert of_kind(worker, Reserved)[-1] == Reserved(key, 16)
+    assert of_kind(worker, Reserved)[-1] == Reserved(key, 18)
     receive(worker, key, "t", 0, 25)
     assert worker.answer(key) == worker.expected_answer(PROMPT, 4)
-    assert of_kind(worker, SequenceDone)[-1] == SequenceDone(key, 16, 9, 5, 4)
+    assert of_kind(worker, SequenceDone)[-1] == SequenceDone(key, 18, 7, 5, 4)
     assert_idle(worker)
 
 
@@ -346,11 +346,11 @@ def test_a_sender_reports_what_it_computed_and_keeps_it_until_all_have_it() -> N
     key = worker.submit("b", PROMPT, RemoteSendCall("s", 0, 21, ()))
     worker.run()
     assert of_kind(worker, StepStarted)[-1] == StepStarted(key, "s")
-    assert of_kind(worker, StepComputed) == [StepComputed(key, "s", 13, 8)]
+    assert of_kind(worker, StepComputed) == [StepComputed(key, "s", 11, 10)]
     assert worker.engine.stats().kv_used_tokens == 24
     worker.engine.send_done(key, "s", 0.0)
     assert_idle(worker)
-    assert of_kind(worker, SequenceDone)[-1] == SequenceDone(key, 8, 0, 13, 0)
+    assert of_kind(worker, SequenceDone)[-1] == SequenceDone(key, 10, 0, 11, 0)
 
 
 def test_a_pipeline_computes_on_from_what_it_received() -> None:
@@ -407,6 +407,22 @@ def test_a_cancel_in_flight_frees_pages_at_the_commit_and_not_before() -> None:
     assert not of_kind(worker, SequenceDone)
     assert_idle(worker)
     assert worker.engine.match_length(array("i", PROMPT).tobytes()) == 8  # the first chunk
+
+
+def test_pages_of_a_cancelled_sequence_stay_while_a_transfer_holds_them() -> None:
+    worker = worker_of()
+    key = worker.submit("a", PROMPT, PrepRecvCall("r", 0, 30, "t"))
+    worker.engine.opened(key, "t", 0.0)
+    worker.run()
+    worker.engine.hold(key, "t")
+    with pytest.raises(AssertionError, match="twice"):
+        worker.engine.hold(key, "t")
+    worker.engine.cancel(key, 0.0)
+    assert worker.engine.stats().kv_used_tokens > 0
+    assert not worker.engine.is_idle
+    worker.engine.check_integrity()
+    worker.engine.let_go("t")
+    assert_idle(worker)
 
 
 def test_a_runner_that_fails_takes_only_the_culprit_along() -> None:

@@ -20,14 +20,15 @@ OUTPUT_TOKENS = 24
 
 @pytest.fixture(scope="module")
 def runner() -> TorchRunner:
-    return load_runner(TINY, num_pages=64, page_size=8, threads=1)
+    return load_runner(TINY, num_pages=64, page_size=8, threads=1, host_pages=40)
 
 
-def make_engine(runner: TorchRunner, num_pages: int | None = None) -> Engine:
+def make_engine(runner: TorchRunner, num_pages: int | None = None, host_pages: int = 0) -> Engine:
     return Engine(
         EngineConfig(
             num_pages=num_pages or runner.pool.num_pages,
             page_size=runner.pool.page_size,
+            host_pages=host_pages,
             max_batch_tokens=64,
             chunk_tokens=32,
         )
@@ -56,11 +57,24 @@ def prompts_of(lengths: Items[int]) -> list[list[int]]:
     return [shared + [rng.randrange(5, 2000) for _ in range(length)] for length in lengths]
 
 
-@pytest.mark.parametrize("num_pages", [64, 20])  # 20: not enough for all, some start again
-def test_answers_together_are_those_alone(runner: TorchRunner, num_pages: int) -> None:
+@pytest.mark.parametrize(("num_pages", "host_pages"), [(64, 0), (20, 0), (20, 40)])
+def test_answers_together_are_those_alone(
+    runner: TorchRunner, num_pages: int, host_pages: int
+) -> None:
+    """20 pages are not enough for all: some start again, or come back from host memory."""
     prompts = prompts_of([1, 3, 8, 20, 40])
     alone = [answer(make_engine(runner), runner, [prompt])[0] for prompt in prompts]
-    assert answer(make_engine(runner, num_pages), runner, prompts) == alone
+    assert answer(make_engine(runner, num_pages, host_pages), runner, prompts) == alone
+
+
+def test_prefixes_that_went_to_host_memory_do_not_change_answers(runner: TorchRunner) -> None:
+    prompts = prompts_of([1, 3, 8, 20, 40])
+    engine = make_engine(runner, num_pages=20, host_pages=40)
+    first = answer(engine, runner, prompts)
+    found = [engine.match(pack_tokens(prompt)) for prompt in prompts]
+    assert [match.num_tokens for match in found] == [len(prompt) - 1 for prompt in prompts]
+    assert sum(match.host_tokens for match in found) > 0
+    assert answer(engine, runner, prompts) == first
 
 
 def test_cached_prefixes_do_not_change_answers(runner: TorchRunner) -> None:

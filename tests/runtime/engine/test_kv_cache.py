@@ -3,13 +3,12 @@
 from array import array
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from mserve.runtime.blocks import block_keys
-from mserve.runtime.engine import kv_cache
+from mserve.runtime.engine import prefix_match
 from mserve.runtime.engine.kv_cache import KvCache
+from mserve.runtime.engine.moves import Moves, PageCopy
+from mserve.runtime.engine.prefix_match import Match
 from mserve.runtime.engine.sequence import Send, Sequence
 
 PAGE = 4
@@ -36,15 +35,19 @@ def cached(cache: KvCache, tokens: list[int], salt: bytes = b"") -> list[int]:
 
 
 def match_length(cache: KvCache, tokens: list[int], salt: bytes = b"") -> int:
-    return cache.match_length(array("i", tokens).tobytes(), salt)
+    return cache.match(array("i", tokens).tobytes(), salt).num_tokens
 
 
-def test_a_match_never_covers_the_last_token() -> None:
+def test_a_match_is_exact_to_the_token_and_never_covers_the_last_one() -> None:
     cache = KvCache(8, PAGE)
     cached(cache, list(range(8)))
-    assert match_length(cache, list(range(8))) == 4
-    assert match_length(cache, list(range(9))) == 8
-    assert match_length(cache, list(range(3))) == 0
+    for length in range(1, 8):
+        assert match_length(cache, list(range(length))) == length - 1
+    assert match_length(cache, list(range(8))) == 7
+    assert match_length(cache, list(range(12))) == 8
+    assert match_length(cache, [0, 1, 2, 3, 4, 5, 99, 99]) == 6
+    assert match_length(cache, [0, 1, 99]) == 2
+    assert match_length(cache, [99, 1, 2]) == 0
 
 
 def test_a_reservation_takes_what_is_cached_and_new_pages_for_the_rest() -> None:
@@ -120,6 +123,129 @@ def test_a_sending_sequence_keeps_its_pages_until_the_send_is_done() -> None:
     cache.check_integrity([first, sender])
 
 
+def test_the_beginning_of_a_block_is_copied_to_a_page_of_ones_own() -> None:
+    cache = KvCache(8, PAGE)
+    pages = cached(cache, list(range(8)))
+    sequence = sequence_of([0, 1, 2, 3, 4, 5, 99, 99, 99])
+    assert cache.reserve(sequence, 9)
+    assert (sequence.num_matched, sequence.num_shared) == (6, 1)
+    assert cache.take_moves() == Moves(copies=(PageCopy(pages[1], sequence.pages[1], 2),))
+    assert sequence.pages[1] != pages[1]
+    cache.check_integrity([sequence])
+
+
+def test_a_block_is_not_evicted_while_it_is_copied() -> None:
+    cache = KvCache(4, PAGE)
+    source = cached(cache, list(range(4)))[0]
+    copier, greedy = sequence_of([0, 1, 99]), sequence_of([7] * 12)
+    assert cache.reserve(copier, 3)
+    assert cache.take_moves().copies == (PageCopy(source, copier.pages[0], 2),)
+    assert not cache.reserve(greedy, 12)
+    cache.settle_moves()
+    assert cache.reserve(greedy, 12)
+    assert source in greedy.pages
+    cache.check_integrity([copier, greedy])
+
+
+def test_a_partial_hit_is_given_up_where_it_would_take_the_last_page() -> None:
+    cache = KvCache(2, PAGE)
+    cached(cache, list(range(8)))
+    sequence = sequence_of([0, 1, 99, 99, 99])
+    assert cache.reserve(sequence, 5)
+    assert sequence.num_matched == 0
+    assert not cache.take_moves()
+    cache.check_integrity([sequence])
+
+
+def test_of_many_continuations_the_one_that_agrees_longest_is_taken() -> None:
+    cache = KvCache(16, PAGE)
+    start = [1, 2, 3, 4]
+    continuations = ([5, 6, 0, 0], [5, 6, 7, 0], [5, 6, 7, 900], [5, 0, 7, 8], [6, 6, 7, 8])
+    for continuation in continuations:
+        cached(cache, [*start, *continuation])
+    assert match_length(cache, [*start, 5, 6, 7, 8, 9]) == 7
+    assert match_length(cache, [*start, 5, 6, 7, 900, 9]) == 8
+    assert match_length(cache, [*start, 5, 6, 8, 8, 9]) == 6
+    assert match_length(cache, [*start, 5, 300, 7, 8, 9]) == 5
+    assert match_length(cache, [*start, 7, 6, 7, 8, 9]) == 4
+
+
+def test_an_evicted_block_moves_to_host_memory_and_back() -> None:
+    cache = KvCache(2, PAGE, host_pages=2)
+    first, second = cached(cache, list(range(8)))
+    greedy = sequence_of([7] * 8)
+    assert cache.reserve(greedy, 8)
+    saved = dict(cache.take_moves().saves)
+    assert saved.keys() == {first, second}
+    cache.settle_moves()
+    assert cache.match(array("i", range(9)).tobytes(), b"") == Match(0, 8)
+    assert cache.take_changes()[0] == ()  # stored while it is in any tier
+    cache.release(greedy)
+    sequence = sequence_of([*range(7), 99])
+    assert cache.reserve(sequence, 8)
+    assert sequence.num_matched == 7
+    moves = cache.take_moves()
+    assert set(moves.restores) == {
+        (saved[first], sequence.pages[0]),
+        (saved[second], sequence.pages[1]),
+    }
+    cache.check_integrity([sequence])
+    cache.settle_moves()
+    assert cache.num_host_used == 1  # the second was copied, not moved
+    cache.check_integrity([sequence])
+
+
+def test_host_memory_that_is_full_forgets_the_oldest_leaf() -> None:
+    cache = KvCache(2, PAGE, host_pages=1)
+    keys = block_keys(array("i", range(8)).tobytes(), PAGE)
+    cached(cache, list(range(8)))
+    cache.take_changes()
+    greedy = sequence_of([7] * 8)
+    assert cache.reserve(greedy, 8)
+    assert len(cache.take_moves().saves) == 1  # the leaf's save was in vain
+    assert cache.take_changes() == ((keys[1],), ())
+    assert cache.match(array("i", range(9)).tobytes(), b"") == Match(0, 4)
+    cache.check_integrity([greedy])
+
+
+def test_a_block_that_was_computed_again_leaves_host_memory() -> None:
+    cache = KvCache(4, PAGE, host_pages=2)
+    cached(cache, list(range(4)))
+    twin, greedy = sequence_of([*range(4), 8]), sequence_of([7] * 8)
+    assert cache.reserve(greedy, 8)
+    twin.tokens[0] = 5  # no hit now
+    assert cache.reserve(twin, 5)
+    cache.take_moves()
+    cache.settle_moves()
+    assert cache.num_host_used == 1
+    twin.tokens[0], twin.block_keys = 0, []
+    cache.publish(twin, 4)
+    assert cache.num_host_used == 0
+    assert cache.match(array("i", range(5)).tobytes(), b"") == Match(4, 0)
+    cache.check_integrity([twin, greedy])
+
+
+def test_a_block_in_host_memory_stays_there_while_the_batch_in_flight_reads_it() -> None:
+    cache = KvCache(4, PAGE, host_pages=2)
+    twin = sequence_of([*range(4), 8])
+    assert cache.reserve(twin, 5)
+    cached(cache, list(range(4)))
+    greedy = sequence_of([7] * 8)
+    assert cache.reserve(greedy, 8)  # and the block moves to host memory
+    cache.take_moves()
+    cache.settle_moves()
+    cache.release(greedy)
+    copier = sequence_of([0, 1, 99])
+    assert cache.reserve(copier, 3)
+    assert len(cache.take_moves().restores) == 1
+    cache.publish(twin, 4)
+    assert (twin.num_shared, cache.num_host_used) == (0, 1)
+    cache.settle_moves()
+    cache.publish(twin, 4)
+    assert (twin.num_shared, cache.num_host_used) == (1, 0)
+    cache.check_integrity([twin, copier])
+
+
 def test_the_least_recently_used_leaf_is_evicted_first() -> None:
     cache = KvCache(5, PAGE)
     old, new = [1] * 8, [2] * 8
@@ -158,7 +284,9 @@ def test_a_salt_separates_tenants() -> None:
 def weak_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """All blocks of the same index collide."""
     monkeypatch.setattr(
-        kv_cache, "block_keys", lambda tokens, size, salt: list(range(len(tokens) // (4 * size)))
+        prefix_match,
+        "block_keys",
+        lambda tokens, size, salt: list(range(len(tokens) // (4 * size))),
     )
 
 
@@ -179,7 +307,7 @@ def test_an_equal_block_after_another_prefix_is_no_hit(monkeypatch: pytest.Monke
         blocks = (tokens[at : at + 4 * size] for at in range(0, len(tokens), 4 * size))
         return [int.from_bytes(block, "little") for block in blocks if len(block) == 4 * size]
 
-    monkeypatch.setattr(kv_cache, "block_keys", keys_of_unchained_blocks)
+    monkeypatch.setattr(prefix_match, "block_keys", keys_of_unchained_blocks)
     cache = KvCache(8, PAGE)
     cached(cache, [*[1] * 4, *[3] * 4])
     cached(cache, [2] * 4)
@@ -196,111 +324,3 @@ def test_changes_are_net_and_a_snapshot_has_parents_first() -> None:
     cached(cache, [1] * 8)
     cached(cache, [2] * 8)
     assert cache.take_changes() == ((), ())
-
-
-class CacheMachine(RuleBasedStateMachine):
-    """Sequences over a small alphabet come, compute, publish, decode and go.
-
-    The memory model keeps for every slot the whole prefix whose KV was last written there.
-    """
-
-    num_pages, page_size = 10, 2
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.cache = KvCache(self.num_pages, self.page_size)
-        self.memory: dict[tuple[int, int], tuple[int, ...]] = {}
-        self.live: list[Sequence] = []
-        self.index: set[int] = set()
-
-    @rule(tokens=st.lists(st.integers(0, 1), min_size=1, max_size=9), headroom=st.integers(0, 3))
-    def reserve(self, tokens: list[int], headroom: int) -> None:
-        sequence = sequence_of(tokens)
-        before = self.cache.num_available
-        if self.cache.reserve(sequence, len(tokens) + headroom):
-            sequence.num_computed = sequence.num_matched
-            assert sequence.num_matched < len(tokens)
-            self.live.append(sequence)
-        else:
-            assert self.cache.num_available == before
-
-    @precondition(lambda self: self.live)
-    @rule(data=st.data(), count=st.integers(1, 5))
-    def compute(self, data: st.DataObject, count: int) -> None:
-        sequence = data.draw(st.sampled_from(self.live))
-        room = len(sequence.pages) * self.page_size
-        end = min(sequence.num_computed + count, len(sequence.tokens), room)
-        for position in range(sequence.num_computed, end):
-            page = sequence.pages[position // self.page_size]
-            prefix = tuple(sequence.tokens[: position + 1])
-            self.memory[page, position % self.page_size] = prefix
-        sequence.num_computed = end
-
-    @precondition(lambda self: self.live)
-    @rule(data=st.data(), sending=st.booleans())
-    def publish(self, data: st.DataObject, sending: bool) -> None:
-        sequence = data.draw(st.sampled_from(self.live))
-        sequence.sends = [Send("send", 0, 0, done=not sending)]
-        self.cache.publish(sequence, min(sequence.num_computed, len(sequence.tokens) - 1))
-
-    @precondition(lambda self: self.live)
-    @rule(data=st.data(), token=st.integers(0, 1))
-    def decode(self, data: st.DataObject, token: int) -> None:
-        sequence = data.draw(st.sampled_from(self.live))
-        if self.cache.grow(sequence, len(sequence.tokens) + 1):
-            sequence.tokens.append(token)
-
-    @precondition(lambda self: self.live)
-    @rule(data=st.data(), keep=st.booleans())
-    def release(self, data: st.DataObject, keep: bool) -> None:
-        sequence = data.draw(st.sampled_from(self.live))
-        if keep:
-            self.cache.publish(sequence, sequence.num_computed)
-        self.cache.release(sequence)
-        self.live.remove(sequence)
-
-    @invariant()
-    def pages_are_accounted_for(self) -> None:
-        self.cache.check_integrity(self.live)
-
-    @invariant()
-    def every_sequence_reads_its_own_kv(self) -> None:
-        for sequence in self.live:
-            for position in range(sequence.num_computed):
-                page = sequence.pages[position // self.page_size]
-                kv = self.memory[page, position % self.page_size]
-                assert kv == tuple(sequence.tokens[: position + 1])
-
-    @invariant()
-    def the_index_follows(self) -> None:
-        evicted, stored = self.cache.take_changes()
-        assert self.index.issuperset(evicted)
-        assert self.index.isdisjoint(stored)
-        self.index = self.index.difference(evicted).union(stored)
-        assert self.index == set(self.cache.snapshot())
-
-
-TestCacheMachine = CacheMachine.TestCase
-TestCacheMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
-
-
-class CollidingCacheMachine(CacheMachine):
-    """The same with keys of two bits, so that nearly every other block collides."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._patch = pytest.MonkeyPatch()
-        self._patch.setattr(kv_cache, "block_keys", _two_bit_keys)
-
-    def teardown(self) -> None:
-        self._patch.undo()
-
-
-def _two_bit_keys(tokens: bytes, size: int, salt: bytes) -> list[int]:
-    return [4 * index + key % 4 for index, key in enumerate(block_keys(tokens, size, salt))]
-
-
-TestCollidingCacheMachine = CollidingCacheMachine.TestCase
-TestCollidingCacheMachine.settings = settings(
-    max_examples=40, stateful_step_count=40, deadline=None
-)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from mserve.runtime.engine.kv_pool import KvPool
 from mserve.runtime.engine.model_config import ModelConfig
+from mserve.runtime.engine.moves import MoveFailure, Moves, PageCopy
 
 CONFIG = ModelConfig(
     architecture="LlamaForCausalLM",
@@ -35,9 +36,14 @@ CONFIG = ModelConfig(
 LENGTH = 40
 
 
-def make_pool(page_size: int, dtype: torch.dtype = torch.float32) -> KvPool:
+def make_pool(page_size: int, dtype: torch.dtype = torch.float32, host_pages: int = 0) -> KvPool:
     return KvPool(
-        CONFIG, num_pages=64, page_size=page_size, dtype=dtype, device=torch.device("cpu")
+        CONFIG,
+        num_pages=64,
+        page_size=page_size,
+        dtype=dtype,
+        device=torch.device("cpu"),
+        host_pages=host_pages,
     )
 
 
@@ -102,3 +108,54 @@ def test_sizes_of_the_pool() -> None:
     assert pool.tensor.shape == (2, 2, 64, 8, 2, 4)
     keys, values = pool.keys_values(1)
     assert keys.shape == values.shape == (64, 8, 2, 4)
+
+
+def test_a_copy_takes_the_first_positions_of_every_layer_and_no_more() -> None:
+    pool = make_pool(page_size=8)
+    pages = scattered_pages(8)
+    kv = fill(pool, pages)
+    target = array("i", [next(page for page in range(64) if page not in pages)])
+    before = pool.tensor.clone()
+    pool.move(Moves(copies=(PageCopy(pages[2], target[0], 3),)))
+    for layer in range(2):
+        expected = kv[layer, :, 16:19].contiguous().view(torch.uint8).numpy().tobytes()
+        assert read(pool, target, layer, 0, 3) == expected
+    before[:, :, target[0], :3] = pool.tensor[:, :, target[0], :3]
+    assert torch.equal(pool.tensor, before), "nothing else is touched"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pages_go_to_host_memory_and_come_back(dtype: torch.dtype) -> None:
+    pool = make_pool(page_size=8, dtype=dtype, host_pages=4)
+    pages = scattered_pages(8)
+    fill(pool, pages)
+    before = pool.tensor.clone()
+    pool.move(Moves(saves=((pages[3], 2), (pages[1], 0))))
+    pool.tensor[:, :, [pages[1], pages[3]]] = 7
+    pool.move(Moves(restores=((0, pages[1]), (2, pages[3]))))
+    assert torch.equal(pool.tensor, before)
+
+
+def test_a_failed_move_is_no_fault_of_a_request() -> None:
+    pool = make_pool(page_size=8)
+    with pytest.raises(MoveFailure):
+        pool.move(Moves(saves=((0, 5),)))
+
+
+def test_moves_of_one_batch_are_in_order() -> None:
+    """A page is saved before it is overwritten, and copied from after it is restored."""
+    pool = make_pool(page_size=8, host_pages=2)
+    pages = scattered_pages(8)
+    fill(pool, pages)
+    first, second, third = (pool.tensor[:, :, page].clone() for page in pages[:3])
+    pool.move(Moves(saves=((pages[0], 0),)))
+    moves = Moves(
+        saves=((pages[1], 1),),
+        restores=((0, pages[1]), (1, pages[0])),
+        copies=(PageCopy(pages[1], pages[2], 5),),
+    )
+    pool.move(moves)
+    assert torch.equal(pool.tensor[:, :, pages[1]], first)
+    assert torch.equal(pool.tensor[:, :, pages[0]], second)
+    assert torch.equal(pool.tensor[:, :, pages[2], :5], first[:, :, :5])
+    assert torch.equal(pool.tensor[:, :, pages[2], 5:], third[:, :, 5:])

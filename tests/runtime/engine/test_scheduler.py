@@ -81,6 +81,21 @@ def test_decodes_come_first_and_chunks_fill_the_budget() -> None:
         assert tokens <= 10
 
 
+def test_a_long_prompt_never_holds_up_running_answers_for_more_than_one_chunk() -> None:
+    worker = worker_of(num_pages=200, chunk_tokens=8, max_batch_tokens=64)
+    running = [worker.generate(f"p{i}", prompt(i, 6), max_tokens=60) for i in range(4)]
+    worker.step()
+    worker.generate("long", prompt(9, 300), max_tokens=2)
+    worker.step()
+    while worker.batches[-1].prefill:
+        batch = worker.batches[-1]
+        assert [sequence.key for sequence in batch.decode] == running
+        assert sum(chunk.end - chunk.begin for chunk in batch.prefill) <= 8
+        worker.step()
+    assert len(worker.batches) > 300 // 8
+    finish(worker)
+
+
 def test_no_more_sequences_run_than_allowed() -> None:
     worker = worker_of(max_running=3)
     keys = [worker.generate(f"p{i}", prompt(i, 8)) for i in range(8)]
@@ -144,6 +159,42 @@ def test_the_youngest_is_preempted_and_its_answer_stays_the_same() -> None:
     for key, tokens in zip(keys, prompts, strict=True):
         assert worker.answer(key) == worker.expected_answer(tokens, 16)
     finish(worker)
+
+
+def test_a_preempted_sequence_comes_back_from_host_memory_instead_of_being_computed_again() -> None:
+    def computed_twice(host_pages: int) -> int:
+        worker = worker_of(num_pages=12, host_pages=host_pages)
+        prompts = [prompt(seed, 10) for seed in range(3)]
+        keys = [worker.generate(f"p{i}", tokens, 16) for i, tokens in enumerate(prompts)]
+        finish(worker)
+        for key, tokens in zip(keys, prompts, strict=True):
+            assert worker.answer(key) == worker.expected_answer(tokens, 16)
+        chunks = [chunk for batch in worker.batches for chunk in batch.prefill]
+        total = sum(chunk.end - chunk.begin for chunk in chunks)
+        return total - sum(len(tokens) for tokens in prompts)
+
+    num_preemptions = 3
+    assert computed_twice(host_pages=0) > 20
+    assert computed_twice(host_pages=4) < computed_twice(host_pages=0)
+    assert computed_twice(host_pages=24) <= num_preemptions * 4  # less than a page each
+
+
+def test_a_batch_may_be_there_for_its_moves_alone() -> None:
+    """A receiver's page was another block's, which goes to host memory first."""
+    worker = worker_of(num_pages=4, host_pages=4)
+    worker.generate("a", prompt(1, 12), 1)
+    worker.run()
+    receiver = worker.submit("b", prompt(2, 16), PrepRecvCall("r", 0, 16, "t"))
+    worker.engine.opened(receiver, "t", 0.0)
+    batch = worker.step()
+    assert batch is not None
+    assert not batch.computes
+    assert len(batch.moves.saves) == 3
+    worker.engine.cancel(receiver, 0.0)
+    key = worker.generate("c", prompt(1, 12), 2)
+    finish(worker)
+    assert worker.answer(key) == worker.expected_answer(prompt(1, 12), 2)
+    assert sum(len(batch.moves.restores) for batch in worker.batches) == 3
 
 
 def test_memory_pressure_starves_nobody() -> None:

@@ -3,9 +3,10 @@ closed form decide and take exactly what single steps do."""
 
 import random
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mserve.runtime.engine.batching import Batch, StepOutput
@@ -38,7 +39,14 @@ def traffic(seed: int, count: int, rate: float) -> list[Arrival]:
         shared = [rng.randrange(3)] * rng.randrange(60)
         tokens = shared + [rng.randrange(1000) for _ in range(rng.randint(1, 60))]
         start = StartGenerateCall("g", 0, Sampling(max_tokens=rng.randint(1, 40)))
-        arrivals.append(Arrival(now, PlanCall(f"p{index}", pack_tokens(tokens), (start,))))
+        call = PlanCall(
+            f"p{index}",
+            pack_tokens(tokens),
+            (start,),
+            priority=float(rng.randrange(3)),
+            deadline_s=rng.choice([None, rng.random()]),
+        )
+        arrivals.append(Arrival(now, call))
     return arrivals
 
 
@@ -95,11 +103,20 @@ def test_two_runs_are_identical() -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 10_000), rate=st.sampled_from([3.0, 20.0, 200.0]))
-def test_repeating_a_batch_changes_no_decision_and_no_time(seed: int, rate: float) -> None:
+@given(
+    seed=st.integers(0, 10_000),
+    rate=st.sampled_from([3.0, 20.0, 200.0]),
+    host_pages=st.sampled_from([0, 20]),
+    queue=st.sampled_from(["fcfs", "deadline", "priority"]),
+)
+@example(seed=7, rate=20.0, host_pages=20, queue="fcfs")  # evicts in the last steps of a run
+def test_repeating_a_batch_changes_no_decision_and_no_time(
+    seed: int, rate: float, host_pages: int, queue: Literal["fcfs", "deadline", "priority"]
+) -> None:
     arrivals = traffic(seed, 25, rate)
-    single = simulate(arrivals, CONFIG)
-    repeated = simulate(arrivals, replace(CONFIG, max_repeat=1000))
+    config = replace(CONFIG, host_pages=host_pages, queue=queue, priority_step_s=0.2)
+    single = simulate(arrivals, config)
+    repeated = simulate(arrivals, replace(config, max_repeat=1000))
     assert len(repeated) < len(single)
     assert block_changes(repeated) == block_changes(single)
     expected = answers(single)

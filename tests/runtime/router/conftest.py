@@ -89,6 +89,9 @@ class FakeTokenizer:
     def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         return [token for message in messages for token in [1, *self.encode(str(message))]]
 
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(map(chr, ids))
+
 
 @dataclass
 class Script:

@@ -156,10 +156,11 @@ COMPLETION: dict[str, Any] = {"model": "tiny", "prompt": PROMPT}
 CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}]}
 
 REFUSED = [
-    ({"n": 2}, "n", "not supported yet"),
+    ({"n": 0}, "n", "greater than or equal to 1"),
+    ({"n": 100, "prompt": ["x", "y"]}, "n", "more than 128"),
+    ({"echo": True, "logprobs": 1}, "echo", "a prompt has no logprobs"),
     ({"best_of": 3}, "best_of", "not supported yet"),
-    ({"logprobs": 1}, "logprobs", "not supported yet"),
-    ({"echo": True}, "echo", "not supported yet"),
+    ({"logprobs": 21}, "logprobs", "less than or equal to 20"),
     ({"suffix": "x"}, "suffix", "not supported yet"),
     ({"presence_penalty": 2.5}, "presence_penalty", "less than or equal to 2"),
     ({"frequency_penalty": -3}, "frequency_penalty", "greater than or equal to -2"),
@@ -190,7 +191,7 @@ REFUSED = [
     ({"stream_options": {"include_usage": True}}, "stream_options", "only possible with `stream`"),
     ({"prompt": ""}, "prompt", "empty"),
     ({"prompt": []}, "prompt", "empty"),
-    ({"prompt": ["one", "two"]}, "prompt", "more than one prompt"),
+    ({"prompt": ["one", ""]}, "prompt", "empty"),
     ({"prompt": [5, 1000]}, "prompt", "token 1000, but the vocabulary ends at 999"),
     ({"prompt": [-1]}, "prompt", "greater than or equal to 0"),
     ({"prompt": "x" * 4096}, "prompt", "context is 4096 tokens"),
@@ -199,8 +200,8 @@ REFUSED = [
 ]
 REFUSED_CHAT = [
     ({"tools": [{"type": "function"}]}, "tools", "not supported yet"),
-    ({"logprobs": True}, "logprobs", "not supported yet"),
-    ({"top_logprobs": 2}, "top_logprobs", "not supported yet"),
+    ({"logprobs": 1}, "logprobs", "valid boolean"),
+    ({"top_logprobs": 2}, "top_logprobs", "only possible with `logprobs`"),
     ({"modalities": ["audio"]}, "modalities", "not supported yet"),
     ({"messages": []}, "messages", "at least 1 item"),
     ({"messages": [{"role": "king", "content": "x"}]}, "messages", r"messages\[0\].role"),
@@ -476,7 +477,7 @@ def test_a_split_plan_as_a_timeline(kit: Any) -> None:
 def test_metrics_and_health(kit: Any) -> None:
     async def use(client: Client, cluster: Any, router: Any) -> Any:
         await client.post("/v1/completions", json=COMPLETION)
-        await client.post("/v1/completions", json=COMPLETION | {"n": 2})
+        await client.post("/v1/completions", json=COMPLETION | {"n": 0})
         await kit.until(lambda: kit.idle(router))
         health, ready = await client.get("/health"), await client.get("/ready")
         return (await client.get("/metrics")).text, health.json(), ready

@@ -7,6 +7,7 @@ its sequence's KV is noticed when it is read; its next token depends on every to
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ import xxhash
 from mserve.runtime.engine.batching import Batch, LayerHook, Pages, StepOutput
 from mserve.runtime.engine.config import EngineConfig
 from mserve.runtime.engine.engine import Engine
+from mserve.runtime.engine.moves import Moves
 from mserve.runtime.errors import RequestError
 from mserve.runtime.messages import (
     PlanCall,
@@ -58,6 +60,13 @@ class HashedKv:
         for index, at in enumerate(range(begin, end)):
             self.cells[layer, *self._place(pages, at)] = bytes(data[8 * index : 8 * index + 8])
 
+    def move(self, moves: Moves) -> None:
+        """Without a host tier there are only copies."""
+        assert not moves.saves, "this memory has no host tier"
+        for copy, layer in product(moves.copies, range(NUM_LAYERS)):
+            for slot in range(copy.num_positions):
+                self.cells[layer, copy.target, slot] = self.cells[layer, copy.source, slot]
+
     def _place(self, pages: Pages, position: int) -> tuple[int, int]:
         return pages[position // self._page_size], position % self._page_size
 
@@ -73,6 +82,7 @@ class HashedModel:
         self._kv = kv
 
     def run(self, batch: Batch, on_layer: LayerHook | None = None) -> StepOutput:
+        self._kv.move(batch.moves)
         spans = [(chunk.sequence, chunk.begin, chunk.end) for chunk in batch.prefill]
         spans += [(s, len(s.tokens) - 1, len(s.tokens)) for s in batch.decode]
         for layer in range(NUM_LAYERS):

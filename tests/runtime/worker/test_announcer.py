@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
+
 from mserve.runtime.clock import LoopClock
 from mserve.runtime.cluster.membership import KvLayout, WorkerInfo, WorkerStats
 from mserve.runtime.cluster.prefix_index import MemoryPrefixIndex
@@ -94,3 +96,23 @@ def test_a_silent_engine_takes_its_worker_out_and_comes_back_with_its_blocks() -
                 await asyncio.sleep(0.005)
 
     run(scenario)
+
+
+@pytest.mark.parametrize("num_turns", range(5))
+def test_it_ends_when_news_comes_at_the_moment_of_its_end(num_turns: int) -> None:
+    """`asyncio.wait_for` of Python 3.11 forgets a cancel that meets the end of what it waits for."""
+
+    async def main() -> None:
+        world = World()
+        await world.announcer.join()
+        running = asyncio.create_task(world.announcer.run())
+        await asyncio.sleep(0.01)
+        world.announcer.stats_changed()
+        for _ in range(num_turns):
+            await asyncio.sleep(0)
+        running.cancel()
+        done, _ = await asyncio.wait([running], timeout=0.2)
+        running.cancel()
+        assert done, "it goes on, and the process that waits for it never ends"
+
+    asyncio.run(main())

@@ -1,0 +1,83 @@
+"""Which cached blocks a sequence's tokens begin with, to the token.
+
+Owns how a sequence is cut into blocks and hashed. Reads the tree and changes nothing; knows neither
+who uses a page nor whether there are any left.
+"""
+
+from dataclasses import dataclass
+
+from mserve.runtime.blocks import block_keys
+from mserve.runtime.engine.prefix_tree import Node, PrefixTree
+from mserve.runtime.engine.sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """What is cached of a prompt: whole blocks, and `num_partial` tokens of one that follows."""
+
+    path: list[Node]  # from the first block on: those on the device, then those in host memory
+    partial: Node | None
+    num_partial: int
+
+    @property
+    def num_on_device(self) -> int:
+        """Blocks of `path` that need no page."""
+        return sum(1 for node in self.path if node.is_on_device)
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Tokens of a prompt that are cached, by where their KV lies."""
+
+    device_tokens: int
+    host_tokens: int
+
+    @classmethod
+    def of(cls, hit: Hit, page_size: int) -> "Match":
+        on_device = hit.num_on_device * page_size
+        in_host = len(hit.path) * page_size - on_device
+        if hit.partial is not None and hit.partial.is_on_device:
+            return cls(on_device + hit.num_partial, in_host)
+        return cls(on_device, in_host + hit.num_partial)
+
+    @property
+    def num_tokens(self) -> int:
+        return self.device_tokens + self.host_tokens
+
+
+class PrefixMatcher:
+    def __init__(self, tree: PrefixTree, page_size: int) -> None:
+        self._tree = tree
+        self._page_size = page_size
+
+    def match(self, sequence: Sequence, end: int) -> Hit:
+        """The longest cached path of its tokens in [0, end); the last token is left out, since it
+        always runs."""
+        size = self._page_size
+        limit = min(len(sequence.tokens) - 1, end)
+        path: list[Node] = []
+        parent = self._tree.root(sequence.salt)
+        if not parent.children:
+            return Hit(path, None, 0)
+        keys = self.keys(sequence, limit // size)
+        for index in range(limit // size):
+            node = self._tree.find(keys[index], parent, self.block(sequence, index))
+            if node is None:
+                break
+            path.append(node)
+            parent = node
+        begin = len(path) * size
+        rest = sequence.tokens[begin : min(begin + size, limit)].tobytes()
+        return Hit(path, *self._tree.nearest(parent, rest))
+
+    def keys(self, sequence: Sequence, num_blocks: int) -> list[int]:
+        """Keys of its first `num_blocks` blocks, at least."""
+        if len(sequence.block_keys) < num_blocks:
+            tokens = sequence.tokens.tobytes()
+            sequence.block_keys = block_keys(tokens, self._page_size, sequence.salt)
+        return sequence.block_keys
+
+    def block(self, sequence: Sequence, index: int) -> bytes:
+        """The tokens of block `index`."""
+        begin = index * self._page_size
+        return sequence.tokens[begin : begin + self._page_size].tobytes()

@@ -1,0 +1,228 @@
+"""An asyncio event loop whose time is virtual: when nothing is ready it jumps to the next timer.
+
+Deterministic: timers of equal times fire in the order in which they were made, and tasks hash by
+their number, so that sets of them (asyncio.TaskGroup, asyncio.wait) do not follow memory addresses.
+No sockets, no threads. What would hang or go unnoticed in a real loop ends the run here: a deadlock,
+time that does not move on, a callback or a forgotten task that failed. Knows nothing of serving.
+"""
+
+import asyncio
+import heapq
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from contextlib import contextmanager
+from contextvars import Context, ContextVar, copy_context
+from types import FrameType
+from typing import Any, TypeVar, TypeVarTuple
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+_IS_DAEMON: ContextVar[bool] = ContextVar("is_daemon", default=False)
+PATIENCE_S = 120.0  # how long daemons may go on alone before it is called a deadlock
+MAX_AT_ONCE = 20_000  # rounds of callbacks without time moving on
+MAX_CANCELS = 10  # how often what is left of a run is cancelled, lest it refuses
+ROUNDS_TO_END = 10  # of callbacks, before what has not ended is cancelled again
+
+
+class SimulationError(Exception):
+    """Base of what ends a run."""
+
+
+class Deadlock(SimulationError):
+    """Somebody waits, and nothing will ever happen. The message says who waits, and where."""
+
+
+class Livelock(SimulationError):
+    """Callbacks call each other, and time does not move on."""
+
+
+class Crash(SimulationError):
+    """A callback, or a task that nobody waits for, failed; its error is the cause."""
+
+
+class VirtualTask(asyncio.Task[T]):
+    """A task that hashes by its number."""
+
+    def __init__(self, coro: Coroutine[Any, Any, T], number: int, **options: Any) -> None:
+        self.number = number  # first: asyncio puts the task into a set as it is made
+        super().__init__(coro, **options)
+
+    def __hash__(self) -> int:
+        return self.number
+
+
+class _Timer(asyncio.TimerHandle):
+    __slots__ = ("is_daemon",)
+
+    is_daemon: bool
+
+
+class VirtualLoop(asyncio.BaseEventLoop):
+    """`run` one coroutine to its end; times are seconds from `start_s` on.
+
+    What is scheduled inside `daemon()`, and all that follows from it, does not count as progress: a
+    run in which only daemons are left for `PATIENCE_S` is a deadlock.
+    """
+
+    _ready: deque[asyncio.Handle]
+
+    def __init__(self, start_s: float = 0.0) -> None:
+        super().__init__()
+        self._now_s = start_s
+        self._timers: list[tuple[float, int, _Timer]] = []
+        self._num_timers = 0
+        self._num_tasks = 0
+        self._work_s = start_s  # when something that is no daemon's happened last
+        self._rounds_at_once = 0
+        self._crash: Crash | None = None
+        self._is_over = False  # what fails now is a consequence
+        self.num_callbacks = 0
+        self.set_task_factory(self._make_task)
+
+    def run(self, main: Coroutine[Any, Any, T]) -> T:
+        """Raises what `main` raises, or a SimulationError. Nothing of the run outlives it."""
+        try:
+            return self.run_until_complete(main)
+        finally:
+            self._is_over, self._rounds_at_once = True, 0
+            self.run_until_complete(self._cancel_all())
+
+    @contextmanager
+    def daemon(self) -> Iterator[None]:
+        """Tasks and timers made inside, and what they make, go on only while others do."""
+        token = _IS_DAEMON.set(True)
+        try:
+            yield
+        finally:
+            _IS_DAEMON.reset(token)
+
+    # --- asyncio's side ------------------------------------------------------------------------
+
+    def time(self) -> float:
+        return self._now_s
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        context = context or copy_context()
+        timer = _Timer(when, callback, args, self, context)
+        timer.is_daemon = context.get(_IS_DAEMON, False)
+        self._num_timers += 1
+        heapq.heappush(self._timers, (when, self._num_timers, timer))
+        return timer
+
+    def call_later(
+        self,
+        delay: float,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        return self.call_at(self._now_s + delay, callback, *args, context=context)
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """Instead of logging: the run ends with the first failure."""
+        if self._crash is None and not self._is_over:
+            self._crash = Crash(str(context.get("message")))
+            self._crash.__cause__ = context.get("exception")
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        """Cancelled timers are skipped when they are due."""
+
+    def _run_once(self) -> None:
+        """All that is ready now; or, when nothing is, the timers that are due next."""
+        if not self._ready:
+            self._move_on()
+        self._rounds_at_once += 1
+        if self._rounds_at_once > MAX_AT_ONCE:
+            raise Livelock(f"Time stands still at {self._now_s:.6f} s.\n{self.describe_tasks()}")
+        for _ in range(len(self._ready)):
+            handle = self._ready.popleft()
+            if not handle.cancelled():
+                self.num_callbacks += 1
+                handle._run()
+                if self._crash is not None:
+                    crash, self._crash = self._crash, None
+                    raise crash
+
+    # --- time ----------------------------------------------------------------------------------
+
+    def _move_on(self) -> None:
+        """To the next timer's time; it and those of the same time are ready then."""
+        timers = self._timers
+        while timers and timers[0][2].cancelled():
+            heapq.heappop(timers)
+        if not timers:
+            raise Deadlock(f"Nothing will ever happen again.\n{self.describe_tasks()}")
+        when, _, first = timers[0]
+        self._check_progress(when, first)
+        if when > self._now_s:
+            self._now_s, self._rounds_at_once = when, 0
+        while timers and timers[0][0] <= when:
+            timer = heapq.heappop(timers)[2]
+            if not timer.cancelled():
+                self._ready.append(timer)
+                if not timer.is_daemon:
+                    self._work_s = self._now_s
+
+    def _check_progress(self, when: float, first: _Timer) -> None:
+        if not first.is_daemon or when - self._work_s <= PATIENCE_S:
+            return
+        if all(timer.is_daemon or timer.cancelled() for _, _, timer in self._timers):
+            alone = f"Only daemons are left since {self._work_s:.3f} s."
+            raise Deadlock(f"{alone}\n{self.describe_tasks()}")
+
+    # --- tasks ---------------------------------------------------------------------------------
+
+    def _make_task(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        coro: Coroutine[Any, Any, T] | Generator[Any, None, T],
+        context: Context | None = None,
+    ) -> "VirtualTask[T]":
+        assert asyncio.iscoroutine(coro), "a task is made of a coroutine"
+        self._num_tasks += 1
+        return VirtualTask(coro, self._num_tasks, loop=loop, context=context)
+
+    def tasks(self) -> list[VirtualTask[Any]]:
+        """Those that are not done, in the order in which they were made."""
+        found = [task for task in asyncio.all_tasks(self) if isinstance(task, VirtualTask)]
+        return sorted(found, key=lambda task: task.number)
+
+    def describe_tasks(self) -> str:
+        """Who waits, and where; one line each."""
+        lines = [f"  {task.get_name()} waits in {_place(task)}" for task in self.tasks()]
+        return "\n".join(lines) or "  no task is left"
+
+    async def _cancel_all(self) -> None:
+        me = asyncio.current_task()
+        for _ in range(MAX_CANCELS):
+            left = [task for task in self.tasks() if task is not me]
+            if not left:
+                return
+            for task in left:
+                task.cancel()
+            for _ in range(ROUNDS_TO_END):
+                await asyncio.sleep(0)
+
+
+def _place(task: asyncio.Task[Any]) -> str:
+    """The innermost coroutine that the task waits in, after the functions on the way there."""
+    names: list[str] = []
+    frame: FrameType | None = None
+    inner: Any = task.get_coro()
+    while inner is not None:
+        frame = _frame(inner) or frame
+        names.append(getattr(inner, "__qualname__", type(inner).__name__))
+        inner = getattr(inner, "cr_await", None) or getattr(inner, "ag_await", None)
+    line = "" if frame is None else f" ({frame.f_code.co_filename}:{frame.f_lineno})"
+    return " > ".join(names) + line
+
+
+def _frame(awaitable: object) -> FrameType | None:
+    return getattr(awaitable, "cr_frame", None) or getattr(awaitable, "ag_frame", None)

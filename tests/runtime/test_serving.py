@@ -1,0 +1,45 @@
+"""What `mserve serve` does for a worker that died before it is started again."""
+
+import asyncio
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mserve.runtime import serving
+from mserve.runtime.cluster.launch import ChildExit
+from mserve.runtime.cluster.membership import Member
+
+
+class Away:
+    """A registry that cannot be reached `num_times`; then it still has the worker that died."""
+
+    def __init__(self, num_times: int) -> None:
+        self.members_failed = 0
+        self.left: list[tuple[str, str]] = []
+        self._num_times = num_times
+
+    async def members(self) -> Sequence[Member]:
+        if self.members_failed < self._num_times:
+            self.members_failed += 1
+            return []
+        info: Any = SimpleNamespace(name="w-0", incarnation="first", pid=17)
+        other: Any = SimpleNamespace(name="w-1", incarnation="second", pid=18)
+        stats: Any = None
+        return [Member(info, stats, 0.0), Member(other, stats, 0.0)]
+
+    async def leave(self, name: str, incarnation: str) -> None:
+        self.left.append((name, incarnation))
+
+
+@pytest.mark.parametrize("num_times", [0, 3])
+def test_a_worker_that_died_is_forgotten_once_redis_is_back(
+    num_times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing starts without Redis: each try would count as one more quick death."""
+    monkeypatch.setattr(serving, "_ASK_AGAIN_S", 0.0, raising=False)
+    registry: Any = Away(num_times)
+    exit_ = ChildExit("w-0", 17, -9, [])
+    asyncio.run(serving._forget(exit_, registry))
+    assert registry.left == [("w-0", "first")]
