@@ -59,7 +59,7 @@ def keep_restarting() -> None:
     def patiently(self: restart.Restarter, *arguments: Any, **named: Any) -> None:
         original(self, *arguments, **{"policy": policy, **named})
 
-    setattr(restart.Restarter, "__init__", patiently)  # noqa: B010
+    setattr(restart.Restarter, "__init__", patiently)  # noqa: B010 (a private class is changed on purpose)
 
 
 class Saboteur:

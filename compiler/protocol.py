@@ -203,7 +203,8 @@ ANSWER: Mapping[tuple[AnswerState, AnswerEvent], Transition[AnswerState]] = {
     (_A.PLANNING, _AE.CANCEL): Transition(_A.CANCELLED),
     (_A.RUNNING, _AE.TOKEN): Transition(_A.RUNNING, (Effect.EMIT,)),
     (_A.RUNNING, _AE.HANDOVER): Transition(_A.RUNNING, (Effect.DISPATCH,)),
-    (_A.RUNNING, _AE.FINISH): Transition(_A.DONE, (Effect.CLOSE,)),
+    # Calls of senders end by themselves, with their reports.
+    (_A.RUNNING, _AE.FINISH): Transition(_A.DONE),
     (_A.RUNNING, _AE.LOST): Transition(_A.PLANNING, (Effect.CLOSE,)),
     (_A.RUNNING, _AE.GIVE_UP): Transition(_A.FAILED, (Effect.CLOSE,)),
     (_A.RUNNING, _AE.CANCEL): Transition(_A.CANCELLED, (Effect.CLOSE,)),

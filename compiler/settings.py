@@ -130,8 +130,12 @@ def _unsupported_settings(pools: tuple[PoolSpec, ...]) -> Iterator[str]:
 _SUPPORTED_SETTINGS = frozenset(
     {
         ("queue", "fcfs"),
+        ("queue", "hit_ratio"),
+        ("queue", "priority"),
         ("batch", "continuous"),
         ("prefetch", "none"),
         ("prefix_cache", "lru"),
+        ("prefix_cache", "none"),
+        ("host_cache", None),
     }
 )

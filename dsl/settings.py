@@ -56,6 +56,7 @@ _QUEUES = {
         {"groups": Constant(COUNT, 1, "number of groups", whole=True)},
     ),
     "deadline": Word("earliest deadline for the first token first"),
+    "priority": Word("highest `priority` of the request first; who waits long overtakes"),
 }
 _BATCHES = {
     "continuous": Word(

@@ -17,6 +17,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB|TiB)?", re.IGNORECASE)
 MIN_TOKEN_CHARACTERS = 16
 CLUSTER_TOKEN = "MSERVE_CLUSTER_TOKEN"
 """The environment variable with the secret that a cluster's members share."""
+QUEUES = ("fcfs", "hit_ratio", "priority")
 _FACTORS = {"b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
 
 
@@ -28,6 +29,10 @@ class EngineOptions:
     dtype: str = "float32"
     page_size: int = 16
     kv_memory_bytes: int = 256 << 20
+    host_cache_bytes: int = 0
+    prefix_cache: bool = True
+    queue: str = "fcfs"
+    queue_groups: int = 10
     max_model_len: int | None = None
     max_batch_tokens: int = 2048
     chunk_tokens: int = 512
@@ -45,11 +50,14 @@ class EngineOptions:
             "--chunk-tokens": self.chunk_tokens,
             "--max-running": self.max_running,
             "--max-sequences": self.max_sequences,
+            "--queue-groups": self.queue_groups,
             "--threads": 1 if self.threads is None else self.threads,
         }
         for flag, value in positive.items():
             if value <= 0:
                 raise ConfigError(f"{flag} must be at least 1, not {value}.")
+        if self.queue not in QUEUES:
+            raise ConfigError(f"--queue takes {', '.join(QUEUES)}, not {self.queue!r}.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,7 +101,7 @@ async def serve(
     stopping = asyncio.Event()
     config = uvicorn.Config(
         _ended_quietly(app, stopping),
-        http=partial(_LimitedProtocol, limits or Limits()),  # type: ignore[arg-type]
+        http=partial(_LimitedProtocol, limits or Limits()),  # type: ignore[arg-type]  # a maker does
         ssl_certfile=tls.certificate if tls else None,
         ssl_keyfile=tls.key if tls else None,
         ws="none",
@@ -151,7 +151,7 @@ class _LimitedProtocol(HttpToolsProtocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._why = (400, "This is not an HTTP request.")
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn has no types here
         super().connection_made(transport)
         if len(self.connections) > self._limits.max_connections:
             self._close(503, f"This server has {self._limits.max_connections} connections already.")

@@ -99,13 +99,20 @@ def _plan_workers(strategy: Strategy, options: ServeOptions) -> list[tuple[str, 
 
 
 def _engine(pool: PoolSpec, options: EngineOptions) -> EngineOptions:
-    """What the strategy says of the pool's batches goes before the command line."""
-    batch = pool.settings.get("batch")
-    if not isinstance(batch, dict):
-        return options
-    tokens = int(batch.get("tokens", options.max_batch_tokens))
-    chunk = int(batch.get("chunk", options.chunk_tokens))
-    return replace(options, max_batch_tokens=tokens, chunk_tokens=min(chunk, tokens))
+    """What the strategy says of a pool goes before the command line."""
+    settings = pool.settings
+    if isinstance(batch := settings.get("batch"), dict):
+        tokens = int(batch.get("tokens", options.max_batch_tokens))
+        chunk = int(batch.get("chunk", options.chunk_tokens))
+        options = replace(options, max_batch_tokens=tokens, chunk_tokens=min(chunk, tokens))
+    if isinstance(queue := settings.get("queue"), dict):
+        groups = int(queue.get("groups", options.queue_groups))
+        options = replace(options, queue=queue["kind"], queue_groups=groups)
+    if isinstance(cache := settings.get("prefix_cache"), dict):
+        options = replace(options, prefix_cache=cache["kind"] != "none")
+    if isinstance(size := settings.get("host_cache"), int | float):
+        options = replace(options, host_cache_bytes=int(size))
+    return options
 
 
 def _worker(
@@ -126,6 +133,9 @@ def _worker(
         "--dtype": engine.dtype,
         "--page-size": engine.page_size,
         "--kv-memory": engine.kv_memory_bytes,
+        "--host-cache": engine.host_cache_bytes,
+        "--queue": engine.queue,
+        "--queue-groups": engine.queue_groups,
         "--max-model-len": engine.max_model_len,
         "--max-batch-tokens": engine.max_batch_tokens,
         "--chunk-tokens": engine.chunk_tokens,
@@ -139,6 +149,8 @@ def _worker(
             argv += [flag, str(value)]
     if engine.checksum_kv:
         argv.append("--checksum-kv")
+    if not engine.prefix_cache:
+        argv.append("--no-prefix-cache")
 
     async def has_joined() -> bool:
         """Not one of that name which an earlier run has left in a Redis elsewhere."""

@@ -135,6 +135,21 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
     group.add_argument("--page-size", type=int, default=16, metavar="TOKENS")
     group.add_argument("--kv-memory", default="256MiB", metavar="SIZE", help="for KV, per worker")
+    group.add_argument(
+        "--host-cache", default="0", metavar="SIZE", help="host memory for KV that leaves it"
+    )
+    group.add_argument(
+        "--no-prefix-cache", action="store_true", help="keep no KV of finished requests"
+    )
+    group.add_argument(
+        "--queue",
+        choices=("fcfs", "hit_ratio", "priority"),
+        default="fcfs",
+        help="which waiting request goes first",
+    )
+    group.add_argument(
+        "--queue-groups", type=int, default=10, metavar="N", help="of --queue hit_ratio"
+    )
     group.add_argument("--max-model-len", type=int, metavar="TOKENS", help="prompt and answer")
     group.add_argument("--max-batch-tokens", type=int, default=2048, metavar="TOKENS")
     group.add_argument("--chunk-tokens", type=int, default=512, metavar="TOKENS")
@@ -287,6 +302,10 @@ def _engine_options(arguments: argparse.Namespace) -> "EngineOptions":
         dtype=arguments.dtype,
         page_size=arguments.page_size,
         kv_memory_bytes=byte_size(str(arguments.kv_memory), "--kv-memory"),
+        host_cache_bytes=byte_size(str(arguments.host_cache), "--host-cache"),
+        prefix_cache=not arguments.no_prefix_cache,
+        queue=arguments.queue,
+        queue_groups=arguments.queue_groups,
         max_model_len=arguments.max_model_len,
         max_batch_tokens=arguments.max_batch_tokens,
         chunk_tokens=arguments.chunk_tokens,

@@ -60,6 +60,7 @@ class WorkerStats(Struct, frozen=True, forbid_unknown_fields=True):
     kv_used_tokens: int = 0  # pinned by running sequences
     kv_cached_tokens: int = 0  # evictable
     kv_total_tokens: int = 0
+    host_cached_tokens: int = 0  # in host memory
     tickets: int = 0  # KV ranges announced, arriving or in use
     draining: bool = False
 

@@ -23,7 +23,8 @@ class EngineConfig:
     max_running: int = 64  # sequences in one batch
     max_sequences: int = 4096  # under way, waiting ones included; more are refused
     decode_headroom: int = 16  # reserved beyond the prompt at admission
-    queue: Literal["fcfs", "deadline", "priority"] = "fcfs"  # see queues.py
+    queue: Literal["fcfs", "deadline", "priority", "hit_ratio"] = "fcfs"  # see queues.py
+    queue_groups: int = 10  # queue = hit_ratio: how finely it tells cached shares apart
     default_deadline_s: float = 30.0  # queue = deadline: of those who name none
     priority_step_s: float = 5.0  # queue = priority: seconds of waiting that outweigh one unit
     eos_token_ids: frozenset[int] = frozenset()
@@ -34,7 +35,7 @@ class EngineConfig:
         """Raises ConfigError for a limit that is not positive."""
         for name in ("num_pages", "page_size", "max_model_len", "max_batch_tokens"):
             self._check_positive(name)
-        for name in ("chunk_tokens", "max_running", "max_sequences", "max_repeat"):
+        for name in ("chunk_tokens", "max_running", "max_sequences", "max_repeat", "queue_groups"):
             self._check_positive(name)
         if self.host_pages < 0:
             raise ConfigError(f"host_pages must not be negative, as {self.host_pages} is.")

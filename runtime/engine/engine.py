@@ -194,6 +194,7 @@ class Engine:
             kv_used_tokens=(cache.num_pages - cache.num_available) * page_size,
             kv_cached_tokens=cache.num_evictable * page_size,
             kv_total_tokens=self.config.capacity,
+            host_cached_tokens=cache.num_host_used * page_size,
         )
 
     def check_integrity(self) -> None:

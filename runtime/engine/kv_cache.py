@@ -71,6 +71,11 @@ class KvCache:
         probe = Sequence(key="", tokens=ids, num_prompt=len(ids), salt=salt)
         return Match.of(self._prefix.match(probe, len(ids)), self.page_size)
 
+    def cached_share(self, sequence: Sequence) -> float:
+        """How much of what it has to compute `reserve` would find now, 0 to 1."""
+        found = Match.of(self._prefix.match(sequence, len(sequence.tokens)), self.page_size)
+        return (found.device_tokens + found.host_tokens) / len(sequence.tokens)
+
     def reserve(self, sequence: Sequence, end: int) -> bool:
         """Pins what is cached of a sequence without pages and takes pages for the rest of
         [0, end), all of them or none. Sets `pages` and `num_matched`."""

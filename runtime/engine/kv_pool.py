@@ -52,6 +52,7 @@ class KvPool:
         self._pages = list(self.tensor.flatten(3))  # per layer [2, pages, page bytes]
         self._bytes = slots.flatten(3).view(torch.uint8)  # [layers, 2, slots, row bytes]
         self._host = HostPool(self.tensor, host_pages)
+        self.host_pages = host_pages
 
     def move(self, moves: Moves) -> None:
         """Does a batch's moves, in their order. Raises MoveFailure."""

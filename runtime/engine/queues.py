@@ -69,6 +69,7 @@ def rank_of(config: EngineConfig) -> Rank:
     priority  highest first, and `priority_step_s` seconds of waiting outweigh one unit of it: one
               of priority p is overtaken by one of q only if it arrives less than
               (q - p) * priority_step_s after it
+    hit_ratio by arrival, once admitted; who waits is in hit_ratio.py's order
     """
 
     def by_deadline(sequence: Sequence) -> tuple[float, int]:
@@ -80,7 +81,8 @@ def rank_of(config: EngineConfig) -> Rank:
         head_start_s = sequence.priority * config.priority_step_s
         return sequence.arrival_s - head_start_s, sequence.order
 
-    return {"fcfs": _by_arrival, "deadline": by_deadline, "priority": by_priority}[config.queue]
+    ranks = {"deadline": by_deadline, "priority": by_priority}
+    return ranks.get(config.queue, _by_arrival)
 
 
 def _by_arrival(sequence: Sequence) -> tuple[float, int]:

@@ -82,11 +82,13 @@ def load_runner(
     num_pages: int | None = None,
     host_pages: int = 0,
     kv_memory_bytes: int | None = None,
+    host_memory_bytes: int = 0,
     threads: int | None = None,
     generator: np.random.Generator | None = None,
     attention: str | None = None,
 ) -> TorchRunner:
-    """Loads a Hugging Face folder and allocates KV memory: `num_pages`, or what fits in bytes.
+    """Loads a Hugging Face folder and allocates KV memory: `num_pages`, or what fits in bytes; the
+    same in host memory.
 
     `threads` sets torch's threads for the whole process. `generator` draws for requests without a
     seed (default: seeded by the operating system). `attention` is "gathered", which runs anywhere,
@@ -98,6 +100,7 @@ def load_runner(
     config = read_config(folder)
     torch_device, torch_dtype = _device(device), _dtype(dtype)
     pages = num_pages or _pages_in(kv_memory_bytes or 0, config, torch_dtype, page_size)
+    page_bytes = page_size * bytes_per_token(config, torch_dtype)
     with Checkpoint(folder, torch_dtype, torch_device) as checkpoint:
         weights = LlamaWeights.load(config, checkpoint)
     try:
@@ -107,10 +110,10 @@ def load_runner(
             page_size=page_size,
             dtype=torch_dtype,
             device=torch_device,
-            host_pages=host_pages,
+            host_pages=host_pages or host_memory_bytes // page_bytes,
         )
     except RuntimeError as error:  # torch has no narrower one for "out of memory" on the CPU
-        size = pages * page_size * bytes_per_token(config, torch_dtype)
+        size = pages * page_bytes + host_memory_bytes
         raise ConfigError(f"{size >> 20} MiB of KV memory cannot be had: {error}") from None
     return TorchRunner(
         model=Llama(config, weights),

@@ -9,6 +9,7 @@ host tier, has lost by then. Knows neither events nor what a step's result means
 
 from mserve.runtime.engine.batching import Batch, Chunk
 from mserve.runtime.engine.config import EngineConfig
+from mserve.runtime.engine.hit_ratio import HitRatioQueue
 from mserve.runtime.engine.kv_cache import KvCache
 from mserve.runtime.engine.queues import Queue, RankedQueue, rank_of
 from mserve.runtime.engine.sequence import Sequence, SequenceState
@@ -26,11 +27,16 @@ class Scheduler:
         self._config = config
         self._cache = cache
         self._rank = rank_of(config)
-        self._waiting: Queue = RankedQueue(self._rank)
-        self._waiting_to_receive: Queue = RankedQueue(self._rank)
+        self._waiting = self._new_queue()
+        self._waiting_to_receive = self._new_queue()
         self._prefilling: dict[Sequence, None] = {}
         self._decoding: dict[Sequence, None] = {}
         self._refused: tuple[Sequence, int] | None = None  # found no room at this cache version
+
+    def _new_queue(self) -> Queue:
+        if self._config.queue == "hit_ratio":
+            return HitRatioQueue(self._config.queue_groups, self._cache.cached_share)
+        return RankedQueue(self._rank)
 
     def place(self, sequence: Sequence) -> None:
         """Puts a sequence into the queue where what it is now belongs."""

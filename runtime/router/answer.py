@@ -84,7 +84,10 @@ class Answer:
         render = request.render
         if self.last_payload:
             render = replace(render, first=False)
-        return Outgoing(self.record.id, number, self.tokens, self._sampling(), render, request.salt)
+        priority = float(request.facts.get("priority", 0.0))
+        return Outgoing(
+            self.record.id, number, self.tokens, self._sampling(), render, request.salt, priority
+        )
 
     def _sampling(self) -> Sampling:
         """What is left to generate. The seed stays: draws are keyed by absolute position."""

@@ -115,6 +115,7 @@ class Outgoing:
     sampling: Sampling
     render: Render
     salt: bytes = b""
+    priority: float = 0.0
 
 
 def plan_calls(
@@ -137,6 +138,7 @@ def plan_calls(
                 attempt=outgoing.attempt,
                 incarnation=workers[name].incarnation,
                 salt=outgoing.salt,
+                priority=outgoing.priority,
             ),
         )
         for name, calls in steps.items()

@@ -122,7 +122,7 @@ class VirtualCluster:
 
     async def start(self, name: str) -> None:
         """A new incarnation. As a real one, it waits until no earlier one is known any more."""
-        while await self._is_known(name):  # noqa: ASYNC110 (no event tells)
+        while await self._is_known(name):  # noqa: ASYNC110  # no event tells
             await asyncio.sleep(NAME_POLL_S)
         earlier = self.workers.get(name)
         if earlier is not None and not earlier.is_dead:

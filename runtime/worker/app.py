@@ -241,7 +241,9 @@ class WorkerApp:
 
     async def state(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = await self._link.ask_json(ipc.State)
-        await asgi.respond_json(send, {**self._identity, **answer})
+        await asgi.respond_json(
+            send, {**self._identity, **answer, "calls": self._link.open_calls()}
+        )
 
     async def metrics(self, scope: Scope, receive: Receive, send: Send) -> None:
         text = render_stats(self._name, self._link.stats)

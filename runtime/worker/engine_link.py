@@ -162,6 +162,10 @@ class EngineLink:
         if not queues:
             self._queues.pop(key, None)
 
+    def open_calls(self) -> list[str]:
+        """Keys of plans that somebody waits for."""
+        return sorted(self._queues)
+
     def lost(self) -> Unavailable:
         """The error of those who wait for an engine process that is gone or silent."""
         return Unavailable(f"The worker's engine process {self.silence or 'is gone'}.")

@@ -6,6 +6,7 @@ in one frame. Either side's end of the stream is the other's signal to stop.
 
 import struct
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import msgspec
 from msgspec import Struct
@@ -25,6 +26,10 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     dtype: str = "float32"
     page_size: int = 16
     kv_memory_bytes: int = 256 << 20
+    host_cache_bytes: int = 0
+    prefix_cache: bool = True
+    queue: Literal["fcfs", "deadline", "priority", "hit_ratio"] = "fcfs"
+    queue_groups: int = 10
     max_batch_tokens: int = 2048
     chunk_tokens: int = 512
     max_running: int = 256

@@ -140,9 +140,14 @@ class Sends:
                 self._advance(outgoing, SendEvent.CANCEL, "Its plan was cancelled.")
             del self._outgoing[outgoing.ticket]
 
-    def ungranted(self) -> list[tuple[str, str]]:
-        """(plan, step) of those whose receiver has no pages yet."""
-        opening = (o for o in self._outgoing.values() if o.state is SendState.OPENING)
+    def ungranted(self, before_s: float) -> list[tuple[str, str]]:
+        """(plan, step) of those announced before this whose receiver has no pages yet."""
+        before_s += self._timeout_s
+        opening = (
+            o
+            for o in self._outgoing.values()
+            if o.state is SendState.OPENING and o.deadline_s <= before_s
+        )
         return [(outgoing.key, outgoing.step) for outgoing in opening]
 
     # --- the receivers' side -------------------------------------------------------------------

@@ -35,6 +35,10 @@ from mserve.runtime.worker.tickets import Ticket, Tickets
 
 logger = logging.getLogger("mserve.engine")
 
+GIVE_WAY_AFTER_S = 0.25
+"""How long a plan waits for a peer's pages before it gives up its own for an older one: most such
+waits end by themselves."""
+
 
 class WorkerService:
     """The microserving calls over one engine (LLM microserving, section 3).
@@ -175,10 +179,10 @@ class WorkerService:
         starved = self._engine.starved()
         if not starved:
             return False
-        oldest = min(starved)
+        oldest, since_s = min(starved), now - GIVE_WAY_AFTER_S
         younger = {
             key: step
-            for key, step in (*self._tickets.unopened(), *self._sends.ungranted())
+            for key, step in (*self._tickets.unopened(since_s), *self._sends.ungranted(since_s))
             if key > oldest and (found := self._engine.find(key)) is not None and found.is_stalled
         }
         for key, step in younger.items():

@@ -86,6 +86,7 @@ def _build(config: ipc.EngineConfig) -> tuple[WorkerService, ModelRunner, Transp
         dtype=config.dtype,
         page_size=config.page_size,
         kv_memory_bytes=config.kv_memory_bytes,
+        host_memory_bytes=config.host_cache_bytes,
         threads=config.threads,
     )
     transport = UcxTransport(options=LOOPBACK_OPTIONS if config.loopback_only else DEFAULT_OPTIONS)
@@ -109,6 +110,10 @@ def _build(config: ipc.EngineConfig) -> tuple[WorkerService, ModelRunner, Transp
         EngineConfig(
             page_size=config.page_size,
             num_pages=runner.pool.num_pages,
+            host_pages=runner.pool.host_pages,
+            prefix_cache=config.prefix_cache,
+            queue=config.queue,
+            queue_groups=config.queue_groups,
             max_batch_tokens=config.max_batch_tokens,
             chunk_tokens=config.chunk_tokens,
             max_running=config.max_running,

@@ -72,6 +72,7 @@ class Ticket:
     step: str
     begin: int
     end: int
+    registered_s: float
     deadline_s: float  # inf while an HTTP call holds the plan
     state: TicketState = TicketState.REGISTERED
     wanted: TicketEvent | None = None  # USE or COMMIT, as soon as everything arrived
@@ -129,16 +130,20 @@ class Tickets:
     def register(self, key: str, call: PrepRecvCall, held: bool, now: float) -> None:
         """Names a ticket. It owns no pages until its sender is there."""
         deadline_s = inf if held else now + self._lease_s
-        ticket = Ticket(call.ticket, key, call.step, call.begin, call.end, deadline_s)
+        ticket = Ticket(call.ticket, key, call.step, call.begin, call.end, now, deadline_s)
         self._tickets[ticket.name] = ticket
         self._by_key.setdefault(key, []).append(ticket)
         parked = self._parked.pop(ticket.name, None)
         if parked is not None:
             self._open(parked[0], parked[1], now)
 
-    def unopened(self) -> list[tuple[str, str]]:
-        """(plan, step) of those whose sender has no pages yet."""
-        registered = (t for t in self._tickets.values() if t.state is TicketState.REGISTERED)
+    def unopened(self, before_s: float) -> list[tuple[str, str]]:
+        """(plan, step) of those registered before this whose sender has no pages yet."""
+        registered = (
+            t
+            for t in self._tickets.values()
+            if t.state is TicketState.REGISTERED and t.registered_s <= before_s
+        )
         return [(ticket.key, ticket.step) for ticket in registered]
 
     def want(self, name: str, event: TicketEvent, now: float) -> None:

@@ -16,11 +16,12 @@ STRATEGIES = (
     "least_loaded",
     "migration",
     "pipeline_prefill",
+    "preble",
     "prefill_decode",
 )
 LENGTHS = (1, 2, 15, 16, 17, 1000)
 NUM_TOKENS = 64
-TWO_WORKERS = {"data_parallel", "handoff", "least_loaded", "migration"}
+TWO_WORKERS = {"data_parallel", "handoff", "least_loaded", "migration", "preble"}
 
 
 def prompts(seed: int, lengths: tuple[int, ...]) -> list[tuple[int, ...]]:

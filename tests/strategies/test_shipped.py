@@ -130,11 +130,8 @@ NOT_SERVED: dict[str, tuple[str, ...]] = {
     "aligned": (
         "`slo` goals are not scheduled for yet.",
         "Pool 'decode': `batch = aligned` is not executed yet.",
-        "Pool 'decode': `host_cache` is not executed yet.",
         "Pool 'decode': `prefetch = peer` is not executed yet.",
     ),
-    "preble": ("Pool 'workers': `queue = hit_ratio` is not executed yet.",),
-    "preble_live": ("Pool 'workers': `queue = hit_ratio` is not executed yet.",),
 }
 
 

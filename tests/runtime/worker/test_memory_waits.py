@@ -24,6 +24,14 @@ def submit(cluster: Any, calls: Any, plan: str, senders: dict[str, int], receive
     workers[receiver].submit(calls.of(plan, prompt, *preps, generate), True, cluster.now)
 
 
+def patiently(cluster: Any) -> None:
+    """Runs until nothing happens, and again after every plan's patience has ended."""
+    for _ in range(4):
+        cluster.run()
+        cluster.now += 0.3
+    cluster.run()
+
+
 def given_up(cluster: Any, plan: str) -> set[str]:
     problems = [p for w in cluster.workers.values() for p in w.problems(f"{plan}/0")]
     return {problem.kind for problem in problems if problem.retryable}
@@ -37,7 +45,7 @@ def test_two_that_send_to_each_other(cluster: Any, calls: Any, order: str) -> No
     for plan in order:
         sender, receiver = ways[plan]
         submit(cluster, calls, plan, {sender: 100}, receiver)
-    cluster.run()
+    patiently(cluster)
     assert b.tokens("x/0") == calls.reference(PROMPTS["x"], 4), "the older plan goes on"
     assert a.tokens("y/0") in ([], calls.reference(PROMPTS["y"], 4)), "it may compute all itself"
     assert ("overloaded_error" in given_up(cluster, "y")) is (order == "yx")
@@ -50,12 +58,12 @@ def test_one_that_has_given_way_is_done_afterwards(cluster: Any, calls: Any) -> 
     a, b = cluster.add("a", num_pages=ROOM_FOR_ONE), cluster.add("b", num_pages=ROOM_FOR_ONE)
     submit(cluster, calls, "y", {"b": 100}, "a")
     submit(cluster, calls, "x", {"a": 100}, "b")
-    cluster.run()
+    patiently(cluster)
     a.service.cancel("y/0", cluster.now)
     cluster.run()
     call = calls.of("y", PROMPTS["y"], calls.generate("generate", 0, 4))
     b.submit(type(call)("y", call.tokens, call.steps, attempt=1), True, cluster.now)
-    cluster.run()
+    patiently(cluster)
     assert b.tokens("y/1") == calls.reference(PROMPTS["y"], 4)
     cluster.check_clean()
 
@@ -74,7 +82,7 @@ def test_a_receiver_with_one_of_two_senders_gives_way(cluster: Any, calls: Any) 
         cluster.turn()
     steps = (calls.prep_recv("receive", 0, 100, "x0"), calls.generate("generate", 100, 4, "x0"))
     c.submit(calls.of("x", PROMPTS["x"], *steps), True, cluster.now)
-    cluster.run()
+    patiently(cluster)
     assert c.tokens("x/0") == calls.reference(PROMPTS["x"], 4)
     assert "overloaded_error" in given_up(cluster, "y")
 
@@ -83,7 +91,7 @@ def test_nobody_gives_way_while_there_is_room(cluster: Any, calls: Any) -> None:
     a, b = cluster.add("a", num_pages=100), cluster.add("b", num_pages=100)
     submit(cluster, calls, "y", {"b": 100}, "a")
     submit(cluster, calls, "x", {"a": 100}, "b")
-    cluster.run()
+    patiently(cluster)
     assert b.tokens("x/0") == calls.reference(PROMPTS["x"], 4)
     assert a.tokens("y/0") == calls.reference(PROMPTS["y"], 4)
     cluster.check_clean()
