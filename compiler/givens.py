@@ -20,6 +20,7 @@ from mserve.dsl.source import Source
 from mserve.dsl.syntax import Call, Expr, Given, Name, Setting, SettingCall, Test, Text, WorkerAt
 
 MAX_WORKERS = 1000
+_OF_TESTS_ONLY = frozenset(["not-available-here", "test-proves-nothing"])
 MAX_TOKENS = 1_000_000_000
 
 
@@ -123,9 +124,9 @@ def _check(strategy: CompiledStrategy, situation: Situation, givens: Sequence[st
     pools = situation.cluster.pools.items()
     lines = [f"cluster {pool} = {len(workers)}" for pool, workers in pools]
     lines += [f"given {text}" for text in givens]
-    checked = check_text("\n".join([before, 'test "given" {', *lines, "}"]))
+    checked = check_text("\n".join([before, 'test "given on the command line" {', *lines, "}"]))
     for problem in checked.diagnostics:
-        if problem.span.start >= len(before) and problem.rule != "not-available-here":
+        if problem.span.start >= len(before) and problem.rule not in _OF_TESTS_ONLY:
             text = checked.source.slice(problem.span)
             help_ = f" ({problem.help})" if problem.help else ""
             raise GivenError(f"`{text}`: {problem.message}{help_}")

@@ -80,10 +80,18 @@ def _joints(ranges: Sequence[_Placed], source: Source) -> Iterator[Diagnostic]:
             continue
         earlier = [each.end for each in ranges[: index - 1] if each.end is not None]
         end = above.end_span, _name(above.end, source, "the end")
-        if current.begin is None or current.begin in earlier or above.end is None:
+        begins_inside = above.end is None or _is_below(current.begin, above.end)
+        if current.begin is None or current.begin in earlier or begins_inside:
             yield overlap_in_prompt(current.begin_span, begins, end)
         else:
             yield gap_in_prompt(current.begin_span, begins, end)
+
+
+def _is_below(left: Bound, right: Bound) -> bool:
+    """Both are constants of one unit, and in this order."""
+    if not isinstance(left, syntax.Number) or not isinstance(right, syntax.Number):
+        return False
+    return left.unit == right.unit and left.value < right.value
 
 
 def _beginning(first: _Placed, source: Source) -> str:

@@ -12,7 +12,11 @@ from mserve.dsl.constants import value_of
 from mserve.dsl.diagnostics import Diagnostic
 from mserve.dsl.inference import Inference
 from mserve.dsl.rules.routes import self_transfer
-from mserve.dsl.rules.scenarios import test_inconsistent_given, test_unknown_worker
+from mserve.dsl.rules.scenarios import (
+    test_inconsistent_given,
+    test_proves_nothing,
+    test_unknown_worker,
+)
 from mserve.dsl.rules.settings import bad_setting
 from mserve.dsl.rules.units import not_available_here
 from mserve.dsl.symbols import Symbols
@@ -58,6 +62,9 @@ class _TestChecker:
         for given in self.test.givens:
             yield from self._check_given(given)
         yield from self._check_consistency()
+        if not self.test.expectations:
+            start = self.test.span.start
+            yield test_proves_nothing(Span(start, start + len("test")))
         for expr in self._expressions():
             yield from self._check_workers(expr)
         for expectation in self.test.expectations:

@@ -158,12 +158,20 @@ def _habitual(text: str, span: Span, habit: Habit) -> Diagnostic:
 
 
 def _between_blanks(text: str, span: Span, replacement: str) -> str:
-    """A word's own blanks only where the text has none."""
+    """A word's own blanks only where the text has none. What is left out parts two words, if they
+    stood at its sides."""
     if replacement.isspace():
         return replacement
+    if not replacement and _is_in_word(text, span.start - 1) and _is_in_word(text, span.end):
+        return " "
     if text[span.start - 1 : span.start].isspace():
         replacement = replacement.lstrip()
     return replacement.rstrip() if text[span.end : span.end + 1].isspace() else replacement
+
+
+def _is_in_word(text: str, offset: int) -> bool:
+    around = text[max(0, offset) : offset + 1]
+    return around.isalnum() or around == "_"
 
 
 def _begins_operand(text: str, offset: int) -> bool:

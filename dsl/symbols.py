@@ -70,6 +70,12 @@ def check_duplicates(strategy: syntax.Strategy, symbols: Symbols) -> Iterator[Di
         if earlier is not route:
             spans = route.name_span, earlier.name_span
             yield duplicate_name(spans[0], route.name, "a route", spans[1], "a route")
+    titles: dict[str, Span] = {}
+    for test in strategy.tests:
+        title = Span(test.span.start, test.span.start + len("test"))
+        if test.title in titles:
+            yield duplicate_name(title, test.title, "a test", titles[test.title], "a test")
+        titles.setdefault(test.title, title)
     for definition in strategy.defs:
         yield from _check_parameters(definition, symbols)
 

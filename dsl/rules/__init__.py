@@ -39,6 +39,7 @@ _FUNCTIONS: tuple[Callable[..., Diagnostic], ...] = (
     routes.self_transfer,
     scenarios.test_unknown_worker,
     scenarios.test_inconsistent_given,
+    scenarios.test_proves_nothing,
 )
 
 RULES: Mapping[str, Callable[..., Diagnostic]] = {

@@ -72,7 +72,7 @@ def duplicate_name(
 
     What it does: reports a second declaration of a name, a setting that is set twice, a parameter
     of a definition named like something declared, and names of built-ins. Routes have a namespace
-    of their own.
+    of their own, and so have the titles of tests.
 
     Why it is wrong: a reader could not tell which of the two is meant.
 

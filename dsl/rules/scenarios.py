@@ -1,6 +1,6 @@
 """Rules about tests in the language: the cluster they describe exists and can be so."""
 
-from mserve.dsl.diagnostics import Diagnostic, Label
+from mserve.dsl.diagnostics import Diagnostic, Label, Severity
 from mserve.dsl.syntax import Span
 
 
@@ -32,6 +32,35 @@ def test_unknown_worker(span: Span, worker: str, size: int, declared: Span | Non
         f"there is no `{worker}`: pool `{pool}` has {count} in this test",
         tuple(labels),
         help=f"positions count from 0; for more workers write `cluster {pool} = {index + 1}`",
+    )
+
+
+def test_proves_nothing(span: Span) -> Diagnostic:
+    """A test expects nothing.
+
+    What it does: warns of a test without `expect`.
+
+    Why it is wrong: it passes whatever the strategy does, and makes its route look tested.
+
+    Example:
+
+        test "long prompts" {
+          given tokens(prompt) = 9000
+        }
+
+    Use instead:
+
+        test "long prompts" {
+          given tokens(prompt) = 9000
+          expect route split
+        }
+    """
+    return Diagnostic(
+        "test-proves-nothing",
+        "this test expects nothing, so it always passes",
+        (Label(span),),
+        help="say what should come of it: `expect route NAME`",
+        severity=Severity.WARNING,
     )
 
 

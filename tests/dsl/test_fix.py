@@ -38,6 +38,22 @@ def test_all_that_can_be_fixed_is_fixed() -> None:
         assert each.diagnostic in check_text(each.source.text).diagnostics
 
 
+@pytest.mark.parametrize(
+    ("text", "mended"),
+    [
+        ("route all { generate on y;generate on y }", "route all { generate on y generate on y }"),
+        ("pool p;pool d;let y = next(p)", "pool p pool d let y = next(p)"),
+        ("let x = 5;  let y = 6;\n", "let x = 5  let y = 6\n"),
+        ("let x = `load`(w)", "let x = load(w)"),
+    ],
+)
+def test_what_is_left_out_keeps_words_apart(text: str, mended: str) -> None:
+    source = Source.from_text('strategy s "x"\n' + text)
+    edits = [edit for each in check_text(source.text).diagnostics for edit in each.fix]
+    strange = [edit for edit in edits if source.slice(edit.span) in (";", "`")]
+    assert apply_edits(source.text, strange) == 'strategy s "x"\n' + mended
+
+
 def test_line_ends_stay() -> None:
     assert _fixed(_BROKEN.replace("\n", "\r\n")).checked.source.text == _MENDED.replace(
         "\n", "\r\n"
