@@ -8,6 +8,7 @@ from mserve.dsl.failure import Failure
 from mserve.dsl.habits import Habit
 from mserve.dsl.lalr import Token, span_of
 from mserve.dsl.literals import SUFFIXES
+from mserve.dsl.misspelled_numbers import UNIT_WORDS
 from mserve.dsl.rules.form import syntax
 from mserve.dsl.syntax import Span
 
@@ -22,6 +23,8 @@ def foreign_habit(failure: Failure) -> Diagnostic | None:
         return _said(habits.COMMENTS[spelled[0]], spelled[1])
     if spelled is not None and spelled[0] in habits.SEQUENCES:
         return _said(habits.SEQUENCES[spelled[0]], spelled[1])
+    if before is not None and (named := _bad_name(failure, before, found)) is not None:
+        return named
     if before is not None and before.type == "NUMBER":
         split = _split_number(failure, before, found)
         if split is not None:
@@ -33,6 +36,26 @@ def foreign_habit(failure: Failure) -> Diagnostic | None:
     if before is not None and str(before) in habits.BEFORE:
         return _said(habits.BEFORE[str(before)], span_of(before))
     return _stray(failure, found) if failure.complete else None
+
+
+def _bad_name(failure: Failure, before: Token, found: Token) -> Diagnostic | None:
+    """`route long-one`, `route else`, and a place that is given without `on`."""
+    if before.type == "ROUTE" and found.type == "ELSE":
+        hint = "the last route has any name and no condition: `route other { ... }`"
+        return syntax(span_of(found), "`else` is a keyword, not a name", help=hint)
+    if failure.index < 2:
+        return None
+    declared = failure.tokens[failure.index - 2]
+    if str(found) == "-" and _touch(before, found) and declared.type in _NAMING:
+        return _dashed(failure, before)
+    if declared.type == "GENERATE" and str(before) in habits.PREPOSITIONS:
+        message = f"where an answer is generated is said with `on`, not `{before}`"
+        span = span_of(before)
+        return syntax(span, message, help=f"write `on {found}`", fix=(Edit(span, "on"),))
+    return None
+
+
+_NAMING = frozenset(["STRATEGY", "ROUTE", "POOL", "PARAM", "LET", "DEF"])
 
 
 def _word(failure: Failure, found: Token) -> Diagnostic | None:
@@ -101,6 +124,14 @@ def _split_number(failure: Failure, number: Token, found: Token) -> Diagnostic |
         message = "a unit stands right behind its number"
         written = f"{number}{found}"
         return syntax(whole, message, help=f"write `{written}`", fix=(Edit(between, ""),))
+    unit = UNIT_WORDS.get(str(found).lower())
+    if unit is not None and number.line == found.line:
+        written = f"{number}{unit}"
+        fix = (Edit(whole, written),)
+        if not unit:
+            return syntax(whole, "counts have no unit", help=f"write `{written}`", fix=fix)
+        message = f"the unit `{found}` is written `{unit}`, right behind its number"
+        return syntax(whole, message, help=f"write `{written}`", fix=fix)
     following = failure.tokens[failure.index + 1 : failure.index + 2]
     if str(found) == "," and following and _touch(found, following[0]):
         message = "digits are written without `,`"
@@ -114,7 +145,8 @@ def _dashed(failure: Failure, name: Token) -> Diagnostic:
     """`pool pre-fill`: a name with a dash in it."""
     last = failure.tokens[min(failure.index + 1, len(failure.tokens) - 1)]
     span = Span(span_of(name).start, span_of(last).end)
-    hint = f"write `{name}_{last}`" if last.type == "NAME" else "letters, digits and `_`"
+    is_word = str(last).isidentifier()
+    hint = f"write `{name}_{last}`" if is_word else "letters, digits and `_`"
     return syntax(span, "a name is a word without dashes", help=hint)
 
 
@@ -124,8 +156,15 @@ def _stray(failure: Failure, found: Token) -> Diagnostic | None:
     following = failure.tokens[failure.index + 1 : failure.index + 2]
     habit = habits.STRAY.get(str(found))
     before = failure.tokens[failure.index - 1] if failure.index else None
-    if str(found) == "-" and before is not None and _touch(before, found):
-        return _dashed(failure, before)
+    if before is not None and _touch(before, found):
+        if str(found) == "-":
+            return _dashed(failure, before)
+        if str(found) == "[":
+            hint = "a choice looks at all of them: `argmin(load(w) for w in POOL)`"
+            return syntax(span, "workers are not taken by position", help=hint)
+    if str(found) == "{" and before is not None and before.type == "TEXT":
+        hint = "leave this `{` and its `}` out: what follows belongs to the strategy"
+        return syntax(span, "a strategy has no braces around it", help=hint)
     if habit is not None:
         return _said(habit, span)
     if found.type == "NAME" and following and str(following[0]) == "=":

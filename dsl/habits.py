@@ -160,6 +160,8 @@ _SITUATION = Habit(
     "a test's situation is `cluster` and `given`",
     "write `given tokens(prompt) = 4000, load(decode[0]) = 5s`",
 )
+PREPOSITIONS = frozenset(["at", "by", "in", "onto", "using", "via", "with"])
+
 # What stands where a line of a block should, by a keyword that is accepted there.
 LINES: Mapping[str, Mapping[str, Habit]] = {
     "COMPUTE": {

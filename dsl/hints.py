@@ -19,6 +19,8 @@ def unit_hint(expr: Expr, wanted: Type, unit: str = "") -> str:
         return ""
     if expr.unit is not Unit.NONE:
         digits = expr.text.rstrip("abcdefghijklmnopqrstuvwxyzBKMGT%")
+        if wanted == COUNT and expr.text.endswith("B"):
+            return "KV is counted in tokens here, not in bytes"
         return f"leave the unit out: `{digits}`" if wanted == COUNT else ""
     if wanted == types.BYTES:
         return f"give it a unit: `{expr.text}{'GiB' if expr.value else 'B'}`"

@@ -19,6 +19,12 @@ _SPELLED_UNITS = {
     **dict.fromkeys(("hr", "hrs", "hour", "hours"), "h"),
     "%%": "%",
 }
+UNIT_WORDS = {
+    **_SPELLED_UNITS,
+    **dict.fromkeys(("token", "tokens", "requests", "workers"), ""),
+    "percent": "%",
+}
+"""Words behind a number, apart from it, and the units that they mean."""
 _MEANT_UNITS = {  # near, but not the same
     "m": "min",
     **dict.fromkeys(("kb", "ki"), "KiB"),

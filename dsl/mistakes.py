@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import takewhile
 
+from mserve.dsl import habits
 from mserve.dsl.broken_examples import MISTAKES
 from mserve.dsl.broken_examples.expressions import FILTER, MISSING_ELSE
 from mserve.dsl.broken_examples.filling import filled
@@ -65,6 +66,10 @@ def headless(source: Source, first: Token | None) -> Diagnostic:
         span = Span(0, min(1, len(source.text)))
         hint = f"the smallest strategy: `{_SMALLEST}`"
         return syntax(span, "there is no strategy in this file", help=hint)
+    rest = source.text[first.start_pos or 0 :]
+    for spelled, habit in habits.COMMENTS.items():
+        if rest.startswith(spelled):
+            return syntax(span_of(first), habit.message, help=habit.help or "write `#`")
     message = "a file begins with the name of its strategy"
     return syntax(span_of(first), message, help='write `strategy NAME "what it does"` first')
 

@@ -106,12 +106,24 @@ def _reached(text: str, offset: int) -> Strange | None:
         hint = f"write `{name}`"
     elif name == "tokens":
         hint = "write `tokens(prompt)`"
+    elif name in builtins.FOLDS:
+        hint = f"write `{name}(load(w) for w in {owner})`"
+    elif _is_variable(text, offset, owner):
+        hint = f"write `{name}({owner})`"
     elif name in builtins.NAMES:
         hint = f"of a worker write `{name}({owner})`, of a pool `min({name}(w) for w in {owner})`"
     else:
         hint = "write `load(d)`, `tokens(prompt)`"
     message = "nothing is reached with `.`: what is observed is called"
     return Strange(syntax(Span(before.start(), after.end()), message, help=hint), after.end())
+
+
+def _is_variable(text: str, offset: int, name: str) -> bool:
+    """A comprehension on this line is over `name`: it is a worker."""
+    line = _REST_OF_LINE.match(text, offset)
+    return (
+        line is not None and re.search(rf"\bfor {re.escape(name)} in\b", line.group()) is not None
+    )
 
 
 def _bad_characters(text: str, offset: int) -> Strange:

@@ -104,7 +104,7 @@ SETTINGS: Mapping[str, str] = {
     **dict.fromkeys(("policy", "scheduler", "scheduling", "order", "priority"), "queue"),
     **dict.fromkeys(("batching", "batch_size", "max_batch_size"), "batch"),
     **dict.fromkeys(("cpu_cache", "host_memory", "swap_space", "offload", "memory"), "host_cache"),
-    **dict.fromkeys(("cache", "eviction", "prefix_caching", "kv_cache"), "prefix_cache"),
+    **dict.fromkeys(("cache", "eviction", "prefix_caching"), "prefix_cache"),
     **dict.fromkeys(("retry", "attempts", "max_retries", "num_retries"), "retries"),
     **dict.fromkeys(("deadline", "request_timeout", "max_time"), "timeout"),
     **dict.fromkeys(("tbt", "itl", "time_per_output_token"), "tpot"),

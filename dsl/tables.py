@@ -84,8 +84,9 @@ def write_saved(path: Path, parser: lark.Lark) -> None:
     tables = buffer.getvalue()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(hashlib.sha256(tables).digest() + tables)
-        os.replace(file.name, path)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            file = Path(folder) / path.name
+            file.write_bytes(hashlib.sha256(tables).digest() + tables)
+            os.replace(file, path)
     except OSError:
         return

@@ -108,7 +108,8 @@ def _routes(subject: Subject) -> Iterator[str]:
 def _because(tried: Tried) -> str:
     """The guard stands beside it: the values that its only comparison had are enough."""
     if len(tried.reasons) == 1 and tried.reasons[0].values:
-        return _code(tried.reasons[0].values)
+        outcome = "" if tried.holds else " does not hold"
+        return _code(tried.reasons[0].values) + outcome
     return "<br>".join([clean(str(reason)) for reason in tried.reasons]) or clean(tried.remark)
 
 

@@ -5,8 +5,11 @@ so that `mserve check` starts fast. Knows no work of its own.
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import NoReturn
 
 from mserve import __version__
 from mserve.runtime.cli import cluster, completion, editor, keys, language, serving, verification
@@ -18,11 +21,12 @@ EPILOG = """\
 start here:
   mserve check my.mserve          find every mistake in a strategy; --fix mends the simple ones
   mserve explain RULE             why something is a mistake
+  mserve strategies               the strategies that ship
   mserve plan balanced            see what it does with a request
   mserve test balanced            run the tests that stand in it
   mserve serve balanced           serve the small model that ships, OpenAI-compatible
 
-FILE is a path, or the name of a shipped strategy, as "balanced".
+FILE is a path, or the name of a shipped strategy, as "balanced"; `mserve strategies` lists them.
 """
 
 
@@ -44,8 +48,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says of a misspelled command which one was meant."""
+
+    def error(self, message: str) -> NoReturn:
+        if found := re.search(r"invalid choice: '([^']+)' \(choose from (.+)\)", message):
+            known = re.findall(r"[\w-]+", found[2])
+            near = get_close_matches(found[1], known, n=1)
+            hint = f"did you mean `{near[0]}`?" if near else f"they are {', '.join(known)}"
+            message = f"there is no command or choice `{found[1]}`; {hint}"
+        super().error(message)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = _Parser(
         prog="mserve",
         description=DESCRIPTION,
         epilog=EPILOG,

@@ -100,7 +100,7 @@ def _explain(arguments: argparse.Namespace) -> int:
 def _no_rule(name: str, known: Sequence[str]) -> str:
     from mserve.dsl.suggestion import nearest
 
-    meant = nearest(name, known)
+    meant = nearest(name, known) or next((rule for rule in known if name in rule), None)
     hint = f"Did you mean '{meant}'?" if meant else "`mserve explain` lists all."
     return f"There is no rule '{name}'. {hint}"
 

@@ -12,6 +12,8 @@ from mserve.runtime.cli.strategies import (
     compiled,
     compiled_text,
     rendered,
+    shipped_strategies,
+    strategy_description,
 )
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ PLAN_FORMATS = ("text", "json", "mermaid", "dot", "svg", "html")
 
 def add_commands(commands: Commands) -> None:
     _add_check(commands)
+    _add_strategies(commands)
     authoring.add_commands(commands)
     _add_plan(commands)
     _add_test(commands)
@@ -38,6 +41,24 @@ def _add_check(commands: Commands) -> None:
         "--against", metavar="URL", help="also: do they fit the cluster of this router?"
     )
     parser.set_defaults(run=_check)
+
+
+def _add_strategies(commands: Commands) -> None:
+    parser = commands.add_parser("strategies", help="list the strategies that ship")
+    parser.add_argument("--format", choices=("text", "json"), default="text")
+    parser.set_defaults(run=_strategies)
+
+
+def _strategies(arguments: argparse.Namespace) -> int:
+    import json
+
+    rows = [(name, strategy_description(name)) for name in shipped_strategies()]
+    if arguments.format == "json":
+        print(json.dumps([{"name": name, "description": text} for name, text in rows], indent=2))
+    else:
+        width = max(len(name) for name, _ in rows)
+        print("\n".join(f"{name:{width}}  {text}" for name, text in rows))
+    return 0
 
 
 def _add_plan(commands: Commands) -> None:

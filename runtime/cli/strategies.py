@@ -26,8 +26,21 @@ def strategy_path(name: str) -> Path:
     shipped = Path(str(files("mserve.strategies")))
     if (shipped / f"{name}.mserve").is_file():
         return shipped / f"{name}.mserve"
-    known = sorted(file.stem for file in shipped.glob("*.mserve"))
-    raise ConfigError(_no_strategy(name, known))
+    raise ConfigError(_no_strategy(name, shipped_strategies()))
+
+
+def shipped_strategies() -> list[str]:
+    """The names of the strategies that come with the package, in order."""
+    from importlib.resources import files
+
+    return sorted(file.stem for file in Path(str(files("mserve.strategies"))).glob("*.mserve"))
+
+
+def strategy_description(name: str) -> str:
+    """What a shipped strategy says of itself, in one line."""
+    strategy = checked(name).strategy
+    assert strategy is not None, f"the shipped strategy {name} has no mistakes"
+    return strategy.description
 
 
 def _no_strategy(name: str, known: Sequence[str]) -> str:

@@ -230,6 +230,7 @@ POOL_SETTINGS: tuple[tuple[str, dict[str, object]], ...] = (
     ("queue = fcfs", {"queue": {"kind": "fcfs"}}),
     ("queue = hit_ratio(groups = 10)", {"queue": {"kind": "hit_ratio", "groups": 10}}),
     ("queue = deadline", {"queue": {"kind": "deadline"}}),
+    ("queue = priority", {"queue": {"kind": "priority"}}),
     (
         "batch = continuous(tokens = 8192, chunk = 512)",
         {"batch": {"kind": "continuous", "tokens": 8192, "chunk": 512}},

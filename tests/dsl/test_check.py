@@ -96,3 +96,10 @@ def test_an_empty_file_is_shown_a_strategy() -> None:
     (found,) = check_text("# nothing yet\n").diagnostics
     shown = found.help.partition("`")[2].rstrip("`")
     assert check_text(shown).diagnostics == ()
+
+
+def test_a_comment_of_another_language_in_the_first_line() -> None:
+    checked = check_text(
+        '// in the manner of C\nstrategy a "x"\npool w\nroute r { generate on next(w) }'
+    )
+    assert checked.diagnostics[0].message == "a comment begins with `#`"
