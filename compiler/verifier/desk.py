@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 
 from mserve.compiler.verifier.properties import Property, Violation
 from mserve.compiler.verifier.rules import Rules
-from mserve.compiler.verifier.scene import Scene, Task
+from mserve.compiler.verifier.scene import Part, Task
 from mserve.compiler.verifier.signals import Letter
 from mserve.compiler.verifier.views import (
     Choices,
@@ -19,12 +19,21 @@ from mserve.compiler.verifier.views import (
 
 
 class Desk(ABC):
-    """The state of worker `index` of a scene, taken apart."""
+    """The state of worker `index` of a scene, taken apart. Unless it `is_prompt`, what can be sent
+    waits for `push`."""
 
     def __init__(
-        self, scene: Scene, rules: Rules, index: int, state: WorkerState, choices: Choices
+        self,
+        scene: Part,
+        rules: Rules,
+        index: int,
+        state: WorkerState,
+        choices: Choices,
+        *,
+        is_prompt: bool = True,
     ) -> None:
         self._scene = scene
+        self._is_prompt = is_prompt
         self._rules = rules
         self._index = index
         self._choices = choices

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from mserve.compiler.verifier.properties import Property, Violation
 from mserve.compiler.verifier.rules import RULES, Rules
 from mserve.compiler.verifier.scene import Scene
-from mserve.compiler.verifier.world import Move, Moves, World
+from mserve.compiler.verifier.steps import Move, World
+from mserve.compiler.verifier.world import Moves
 
 MAX_STATES = 200_000
 
@@ -16,25 +17,33 @@ MAX_STATES = 200_000
 @dataclass(frozen=True, slots=True)
 class Exploration:
     """`broken` is None if every property holds in all `num_states`; else `moves` lead to it.
-    `is_complete` is False where the budget of states did not suffice: then nothing is proved."""
+    `is_complete` is False where the budget of states did not suffice: then nothing is proved. In
+    `num_ends` of the states nothing more happens."""
 
     num_states: int
     is_complete: bool
     broken: Property | None = None
     sentence: str = ""
     moves: tuple[Move, ...] = ()
+    num_ends: int = 0
 
 
 def explore(
-    scene: Scene, faults: int, rules: Rules = RULES, max_states: int = MAX_STATES
+    scene: Scene,
+    faults: int,
+    rules: Rules = RULES,
+    max_states: int = MAX_STATES,
+    *,
+    has_all_orders: bool = False,
 ) -> Exploration:
-    """All executions of `scene` with at most so many faults."""
-    return _Explorer(scene, rules).run(faults, max_states)
+    """All executions of `scene` with at most so many faults. Without a fault one order of messages
+    stands for all where `confluence.py` allows it, unless it `has_all_orders`."""
+    return _Explorer(scene, rules, has_all_orders).run(faults, max_states)
 
 
 class _Explorer:
-    def __init__(self, scene: Scene, rules: Rules) -> None:
-        self._moves = Moves(scene, rules)
+    def __init__(self, scene: Scene, rules: Rules, has_all_orders: bool) -> None:
+        self._moves = Moves(scene, rules, has_all_orders=has_all_orders)
         self._came_by: dict[World, tuple[World, Move] | None] = {}
         self._num_before: dict[World, int] = {}  # moves that lead to a state
         self._next: dict[World, list[World]] = {}
@@ -52,7 +61,8 @@ class _Explorer:
         if self._has_cycle(queue):
             sentence = "the same states can come again and again"
             return Exploration(len(queue), True, Property.END, sentence)
-        return Exploration(len(queue), is_complete=True)
+        num_ends = sum(not followers for followers in self._next.values())
+        return Exploration(len(queue), is_complete=True, num_ends=num_ends)
 
     def _visit(self, world: World) -> list[World]:
         new, followers, may_go_on = [], [], False

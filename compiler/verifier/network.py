@@ -36,6 +36,28 @@ def without_first(channels: Channels, wire: Wire) -> dict[Wire, tuple[Signal, ..
     return changed
 
 
+_TO_RECEIVER = frozenset((Kind.DATA, Kind.FIN, Kind.WITHDRAW))
+_TO_SENDER = frozenset((Kind.GRANT, Kind.ACK, Kind.REFUSE))
+
+
+def is_dead(signal: Signal, ended: int) -> bool:
+    """It is about a ticket or a send that has ended at its worker: nothing will ever come of it."""
+    if signal.kind in _TO_RECEIVER:
+        return bool(ended >> 2 * signal.subject & 1)
+    return signal.kind in _TO_SENDER and bool(ended >> 2 * signal.subject + 1 & 1)
+
+
+def without_dead(
+    channels: dict[Wire, tuple[Signal, ...]], worker: int, ended: int
+) -> dict[Wire, tuple[Signal, ...]]:
+    return {
+        wire: tuple(s for s in signals if not is_dead(s, ended))
+        if wire.target == worker
+        else signals
+        for wire, signals in channels.items()
+    }
+
+
 def cut_off(channels: dict[Wire, tuple[Signal, ...]], worker: int, peers: Iterable[int]) -> None:
     """The peers see the connection to `worker` break, after what has reached them."""
     for peer in peers:

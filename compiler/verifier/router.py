@@ -41,6 +41,11 @@ class RouterState(NamedTuple):
     def is_over(self) -> bool:
         return self.state in FINAL and not self.open
 
+    def is_copying(self, scene: Scene) -> bool:
+        """The answer is over, and what is open makes copies for later."""
+        is_last = self.is_first and self.number == len(scene.stages) - 1
+        return self.state in FINAL and bool(scene.num_background) and is_last
+
 
 class Router:
     """The router in one state; methods are what can happen to it. All raise Violation."""
@@ -53,7 +58,7 @@ class Router:
         self._letters: list[Letter] = []
 
     def result(self) -> tuple[RouterState, tuple[Letter, ...]]:
-        return self._state, tuple(self._letters)
+        return _remembered(self._state), tuple(self._letters)
 
     def start(self) -> None:
         """The first attempt."""
@@ -73,12 +78,19 @@ class Router:
                 self._on_failure(worker, signal.subject, worker if culprit < 0 else culprit)
 
     def cancel(self) -> None:
-        """The client is gone. Copies for later go on."""
-        self._advance(AnswerEvent.CANCEL)
+        """The client is gone. After the answer its calls are closed; copies for later go on."""
+        if self._state.state in FINAL:
+            self._close()
+        else:
+            self._advance(AnswerEvent.CANCEL)
 
     def give_up(self) -> None:
-        """No token came in time."""
-        self._advance(AnswerEvent.GIVE_UP)
+        """Nothing came in time. After the answer nobody hears of it."""
+        if self._state.state in FINAL:
+            self._close()
+            self._copy()
+        else:
+            self._advance(AnswerEvent.GIVE_UP)
 
     def crash(self) -> None:
         """Every connection breaks; nobody is left to answer."""
@@ -114,13 +126,14 @@ class Router:
         if is_handover:
             return  # taken when the stage's calls have ended
         self._advance(AnswerEvent.FINISH)
-        if self._state.is_first and self._scene.num_background:
-            self._dispatch(len(self._scene.stages) - 1)
 
     def _on_done(self, worker: int, signal: Signal) -> None:
         self._forget(signal.subject, worker)
         state = self._state
-        if state.open or state.state in FINAL:
+        if state.state in FINAL:
+            self._copy()
+            return
+        if state.open:
             return
         if not state.has_finish:
             self._on_failure(worker, signal.subject, worker)
@@ -129,10 +142,12 @@ class Router:
 
     def _on_failure(self, worker: int, number: int, culprit: int) -> None:
         self._forget(number, worker)
-        if self._state.state in FINAL:  # a copy for later: only noted, the others end with it
+        if self._state.state in FINAL:  # nobody hears of it; what may wait for it ends with it
             self._close()
+            self._copy()
             return
         if self._state.is_told or self._state.emitted == self._scene.num_tokens:
+            self._close()  # a failure before the answer's end leaves the stage, and all calls with it
             self._advance(AnswerEvent.FINISH)
             return
         self._set(retries=self._state.retries + 1, excluded=self._state.excluded | 1 << culprit)
@@ -141,6 +156,13 @@ class Router:
             return
         self._advance(AnswerEvent.LOST)
         self._place_again()
+
+    def _copy(self) -> None:
+        """Copies for later are made when no call of the answer is left."""
+        state, last = self._state, len(self._scene.stages) - 1
+        is_due = state.state is AnswerState.DONE and state.is_first and state.number < last
+        if is_due and self._scene.num_background and not state.open:
+            self._dispatch(last)
 
     def _place_again(self) -> None:
         free = [w for w in range(len(self._scene.workers) + 1) if not self._is_excluded(w)]
@@ -202,3 +224,10 @@ class Router:
 
     def _set(self, **changes: object) -> None:
         self._state = self._state._replace(**changes)  # type: ignore[arg-type]  # fields by name
+
+
+def _remembered(state: RouterState) -> RouterState:
+    """What still matters of a state: when all is over, how it ended and whether it went smoothly."""
+    if not state.is_over:
+        return state
+    return RouterState(state.state, retries=min(1, state.retries))

@@ -4,8 +4,8 @@ Positions become *pieces*, two to a position of the shape, so that every range h
 transfer can break off. Stages are those in which the router sends a plan's calls.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from mserve.compiler.plan import (
     FIRST_TOKEN,
@@ -32,9 +32,8 @@ class Transfer:
     receiver: int
     is_committed: bool
 
-    @property
-    def middle(self) -> int:
-        return (self.begin + self.end) // 2
+    def moved(self, places: Mapping[int, int]) -> "Transfer":
+        return replace(self, begin=places[self.begin], end=places[self.end])
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +55,27 @@ class Task:
     first_token: int = 0  # which token of the answer the generation begins with
     num_tokens: int = 0
 
+    def moved(self, places: Mapping[int, int]) -> "Task":
+        cached, end = places[self.cached], places[self.compute_end]
+        return replace(self, cached=cached, compute_end=end)
+
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class Part:
+    """What workers know of a plan: tickets by number, and in every stage who does what."""
+
+    transfers: tuple[Transfer, ...]
+    stages: tuple[tuple[Task, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scene(Part):
     """A plan to explore. `stages` are in order; the last `num_background` of them only make copies.
 
     An answer has `num_tokens` tokens, unless it ends early.
     """
 
-    plan: Plan
     workers: tuple[str, ...]
-    transfers: tuple[Transfer, ...]
-    stages: tuple[tuple[Task, ...], ...]
     num_background: int
     num_tokens: int
 
@@ -78,6 +86,16 @@ class Scene:
     def generator(self, stage: int) -> int:
         """The worker that generates in a stage of the answer."""
         return next(task.worker for task in self.stages[stage] if task.num_tokens)
+
+
+def places_of(transfers: Iterable[Transfer], tasks: Iterable[Task]) -> dict[int, int]:
+    """New numbers for the positions that matter, `PIECES` apart: only their order does."""
+    bounds = {0}
+    for transfer in transfers:
+        bounds |= {transfer.begin, transfer.end}
+    for task in tasks:
+        bounds |= {task.compute_end, task.cached}
+    return {bound: at * PIECES for at, bound in enumerate(sorted(bounds))}
 
 
 def scene_of(plan: Plan, cached: dict[str, int], num_tokens: int = 2) -> Scene:
@@ -144,11 +162,13 @@ class _Builder:
     def scene(self) -> Scene:
         foreground, background = stages_of(self._plan)
         stages = [*foreground, background] if background else [*foreground]
+        transfers = tuple(self._transfer(prep) for prep in self._preps)
+        tasks = tuple(tuple(self._tasks(steps)) for steps in stages)
+        places = places_of(transfers, [task for stage in tasks for task in stage])
         return Scene(
-            self._plan,
+            tuple(transfer.moved(places) for transfer in transfers),
+            tuple(tuple(task.moved(places) for task in stage) for stage in tasks),
             worker_names(self._plan, self._names),
-            tuple(self._transfer(prep) for prep in self._preps),
-            tuple(tuple(self._tasks(steps)) for steps in stages),
             len(stages) - len(foreground),
             self._num_tokens,
         )

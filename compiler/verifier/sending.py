@@ -46,25 +46,36 @@ class Sending(Desk):
         is_checked = Check.PEER in self._rules.checks[kind]
         return None if is_checked and message.is_foreign else send
 
+    def push(self, number: int) -> None:
+        """The next message of a granted send goes out, if what it says is computed."""
+        send = self._send(number)
+        if send is not None and send.state in (SendState.GRANTED, SendState.SENDING):
+            self._push(send)
+
     def _pump(self, send: Send) -> None:
         """Sends what is computed (sends.pump); then, that this was all."""
+        while self._is_prompt and send.state in (SendState.GRANTED, SendState.SENDING):
+            if not self._push(send):
+                return
+
+    def _push(self, send: Send) -> bool:
         session, transfer = send.session, self._scene.transfers[send.number]
-        while send.state in (SendState.GRANTED, SendState.SENDING):
-            if send.halves == HALVES:
-                self._advance_send(send, SendEvent.FIN)
-                return
-            half = half_of(transfer.begin, transfer.end, send.halves)
-            if half >= 1 << session.frontier:
-                return
-            self._check_read(session, half, f"sends it under ticket {transfer.name}")
-            if not self._holds(session, 2 * send.number + 1):
-                raise Violation(
-                    Property.KV,
-                    f"it sends pages under ticket {transfer.name} that nothing holds any more",
-                )
-            self._advance_send(send, SendEvent.DATA)
-            self._tell_receiver(send, Kind.DATA, send.halves)
-            send.halves += 1
+        if send.halves == HALVES:
+            self._advance_send(send, SendEvent.FIN)
+            return True
+        half = half_of(transfer.begin, transfer.end, send.halves)
+        if half >= 1 << session.frontier:
+            return False
+        self._check_read(session, half, f"sends it under ticket {transfer.name}")
+        if not self._holds(session, 2 * send.number + 1):
+            raise Violation(
+                Property.KV,
+                f"it sends pages under ticket {transfer.name} that nothing holds any more",
+            )
+        self._advance_send(send, SendEvent.DATA)
+        self._tell_receiver(send, Kind.DATA, send.halves)
+        send.halves += 1
+        return True
 
     def _give_up(self, send: Send, event: SendEvent) -> None:
         self._advance_send(send, event)

@@ -1,9 +1,10 @@
 """The moves that lead to a violation, told in sentences. Knows moves only by their names."""
 
+from mserve.compiler.verifier.alone import Event, Solitude
 from mserve.compiler.verifier.explorer import Exploration
-from mserve.compiler.verifier.scene import Scene
+from mserve.compiler.verifier.scene import Part, Scene
 from mserve.compiler.verifier.signals import OF_TRANSFERS, ROUTER, Kind, Signal
-from mserve.compiler.verifier.world import Move
+from mserve.compiler.verifier.steps import Move
 
 _FAULTS = {
     "crash": "{who} crashes, and stays away.",
@@ -29,6 +30,29 @@ def story(scene: Scene, result: Exploration) -> tuple[str, ...]:
     """One sentence per move, then what is wrong."""
     sentences = [_sentence(scene, move) for move in result.moves]
     return (*sentences, f"{result.sentence[:1].upper()}{result.sentence[1:]}.")
+
+
+def story_alone(part: Part, found: Solitude) -> tuple[str, ...]:
+    """The same of one worker among others that may do anything."""
+    sentences = [_sentence_alone(part, event) for event in found.events]
+    return (*sentences, f"{found.sentence[:1].upper()}{found.sentence[1:]}.")
+
+
+def _sentence_alone(part: Part, event: Event) -> str:
+    signal = event.signal
+    ticket = part.transfers[signal.subject].name if signal.kind in OF_TRANSFERS else ""
+    match event.what:
+        case "lease":
+            return f"At the worker the lease of ticket {ticket} runs out."
+        case "silence":
+            return f"The worker hears nothing of the receiver of ticket {ticket} for too long."
+        case "unclaimed":
+            return f"At the worker no plan claims ticket {ticket} in time."
+        case "push":
+            return f"The worker sends on under ticket {ticket}."
+    other = " from a worker that has no part in it" if signal.is_foreign else ""
+    named = f" of ticket {ticket}" if ticket else f" ({signal.subject + 1})"
+    return f"The worker gets {signal.kind.upper()}{named}{other}."
 
 
 def _sentence(scene: Scene, move: Move) -> str:

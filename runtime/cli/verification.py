@@ -20,16 +20,19 @@ def add_commands(commands: Commands) -> None:
     parser.add_argument(
         "files", nargs="+", metavar="FILE", help="a file, or the name of a shipped strategy"
     )
-    parser.add_argument("--faults", type=int, choices=(0, 1, 2), help="faults in one run (1)")
-    parser.add_argument("--states", type=int, metavar="N", help="states to visit per route")
+    parser.add_argument("--faults", type=int, choices=(0, 1, 2), help="faults in one run (2)")
+    parser.add_argument("--states", type=int, metavar="N", help="states to visit per shape")
     parser.add_argument("--format", choices=("text", "json"), default="text")
     parser.set_defaults(run=_verify)
 
 
 def _verify(arguments: argparse.Namespace) -> int:
+    import gc
+
     from mserve.compiler.verifier import Proof, prove
     from mserve.compiler.verifier.proof import BUDGET, FAULTS
 
+    gc.disable()  # states are many, small and without cycles; this process ends when it is done
     faults = FAULTS if arguments.faults is None else arguments.faults
     budget = BUDGET if arguments.states is None else arguments.states
     found: list[Proof | Counterexample] = []
@@ -49,8 +52,7 @@ def _text(found: "Proof | Counterexample") -> str:
     from mserve.compiler.verifier import Proof
 
     if isinstance(found, Proof):
-        faults = "one fault" if found.faults == 1 else f"{found.faults or 'no'} faults"
-        lines = [f"{found.strategy}, at most {faults} in a run"]
+        lines = [f"{found.strategy}, at most {_num_faults(found.faults)} in a run"]
         return "\n".join([*lines, *(f"  {_route_text(route)}" for route in found.routes)])
     lines = [f"{found.strategy}: route {found.route} breaks a rule: {found.broken}"]
     lines += [f"  {number}. {line}" for number, line in enumerate(found.story, 1)]
@@ -59,9 +61,25 @@ def _text(found: "Proof | Counterexample") -> str:
 
 def _route_text(route: "RouteProof") -> str:
     counts = f"route {route.route}, {route.num_shapes} shapes, {route.num_states:,} states"
-    if route.num_open:
-        return f"not proved: too large: {counts}; {route.num_open} shapes are left open"
-    return f"proved: {counts}"
+    is_complete = not route.num_open and not route.num_alone_open
+    lines = [f"proved: {counts}" if is_complete else f"not proved: too large: {counts}"]
+    *fewer, full = route.num_proved
+    if full != route.num_shapes:
+        parts = [f"{full} with {_num_faults(len(fewer))}"] if full else []
+        parts += [
+            f"{count} with {_num_faults(number)}"
+            for number, count in reversed(list(enumerate(fewer)))
+            if count
+        ]
+        parts += [f"{route.num_open} not at all"] if route.num_open else []
+        lines.append(f"  shapes explored as a whole: {', '.join(parts)}")
+        done = route.num_alone - route.num_alone_open
+        lines.append(f"  workers explored alone, with any faults: {done} of {route.num_alone}")
+    return "\n  ".join(lines)
+
+
+def _num_faults(number: int) -> str:
+    return "one fault" if number == 1 else f"{number or 'no'} faults"
 
 
 def _json(found: "list[Proof | Counterexample]") -> str:

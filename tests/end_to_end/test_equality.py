@@ -44,8 +44,11 @@ def answer(server: Any, prompt: tuple[int, ...]) -> tuple[str, Any]:
     return answered["choices"][0]["text"], (answered, headers)
 
 
-@pytest.mark.parametrize("model", ["tiny", "random_llama"])
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    ("strategy", "model"),
+    [(strategy, "random_llama") for strategy in STRATEGIES]
+    + [(strategy, "tiny") for strategy in ("balanced", "handoff", "migration")],
+)
 def test_every_strategy_gives_the_reference(
     serve: Any, request: pytest.FixtureRequest, strategy: str, model: str
 ) -> None:

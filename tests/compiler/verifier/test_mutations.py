@@ -97,7 +97,11 @@ MUTATIONS: dict[str, tuple[Rules, Property]] = {
     "a call begins twice": (_without(Message.PLAN, Check.FRESH), _P.STALE),
     "a lost attempt is still read": (_answer(A.RUNNING, AE.LOST, A.PLANNING), _P.STREAM),
     "tokens are not counted": (_answer(A.RUNNING, AE.TOKEN, A.RUNNING), _P.STREAM),
-    "an answer ends with open calls": (_answer(A.RUNNING, AE.FINISH, A.DONE), _P.END),
+    "what has arrived is not acknowledged": (
+        _ticket(T.RECEIVING, TE.FIN, T.ARRIVED),
+        _P.END,
+    ),
+    "a failed answer is still read": (_answer(A.RUNNING, AE.GIVE_UP, A.FAILED), _P.END),
     "a cancelled answer is still read": (_answer(A.RUNNING, AE.CANCEL, A.CANCELLED), _P.END),
     "nothing is dispatched": (_answer(A.PLANNING, AE.PLACED, A.RUNNING), _P.END),
 }

@@ -11,8 +11,8 @@ from mserve.compiler.verifier.properties import Property
 from mserve.compiler.verifier.scene import Scene, scene_of
 from mserve.compiler.verifier.shapes import RouteForm, scenes_of
 from mserve.compiler.verifier.signals import Kind, Signal
+from mserve.compiler.verifier.steps import Move
 from mserve.compiler.verifier.story import story
-from mserve.compiler.verifier.world import Move
 from mserve.runtime.cli import main
 
 
@@ -25,7 +25,7 @@ def test_a_shipped_strategy_is_proved(capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["verify", "prefill_decode", "--faults", "0"]) == 0
     out = capsys.readouterr().out
     assert "prefill_decode, at most no faults in a run" in out
-    assert "proved: route disaggregated, 3 shapes" in out
+    assert "proved: route disaggregated, 2 shapes" in out
 
 
 def test_json_says_what_was_proved(capsys: pytest.CaptureFixture[str]) -> None:
@@ -36,7 +36,7 @@ def test_json_says_what_was_proved(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_what_is_too_large_is_not_called_proved(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["verify", "pipeline_prefill", "--faults", "0", "--states", "50"]) == 1
+    assert main(["verify", "pipeline_prefill", "--faults", "0", "--states", "20"]) == 1
     assert "not proved: too large" in capsys.readouterr().out
 
 
@@ -70,7 +70,7 @@ def test_stories_name_actors_and_messages() -> None:
     ("form", "least"),
     [
         (RouteForm(0), 1),
-        (RouteForm(1), 3),
+        (RouteForm(1), 2),
         (RouteForm(2), 8),
         (RouteForm(0, has_handoff=True), 2),
         (RouteForm(0, num_replicas=1), 2),
