@@ -152,7 +152,7 @@ class Executor:
             try:
                 for stage in stages.foreground:
                     attempt.is_last_stage = stage is stages.foreground[-1]
-                    await self._run(attempt, stage)
+                    await self._run_until_answered(attempt, stage)
                     if answer.finish is not None:
                         break
             finally:
@@ -160,6 +160,16 @@ class Executor:
                     record.cancel_open()
         if stages.background is not None:
             self._copy(attempt, stages.background)
+
+    async def _run_until_answered(self, attempt: Attempt, stage: Stage) -> None:
+        """A call that fails after the answer's end takes nothing from it, but ends the others: one
+        of them may wait for it."""
+        try:
+            await self._run(attempt, stage)
+        except StepFailed as failure:
+            if attempt.answer.finish is None:
+                raise
+            log.info("plan %s failed after its answer: %s", attempt.answer.record.id, failure)
 
     async def _run(self, attempt: Attempt, stage: Stage) -> None:
         """One stage: every call in a task of its own, the generating one in this."""
@@ -201,7 +211,7 @@ class Executor:
         )
 
     async def _follow(self, attempt: Attempt, worker: WorkerInfo, call: PlanCall) -> None:
-        """Reads one worker's answer to its end. After the request's answer, failures are notes."""
+        """Reads one worker's answer to its end."""
         try:
             async with aclosing(self._client.execute(worker, call)) as frames:
                 async for frame in frames:
@@ -217,8 +227,7 @@ class Executor:
 
     def _fail(self, attempt: Attempt, failure: StepFailed) -> None:
         attempt.record.fail(failure.worker.name, failure.step, str(failure))
-        if attempt.answer.finish is None:
-            raise failure
+        raise failure
 
     async def _relay(self, attempt: Attempt, worker: WorkerInfo, frame: Frame) -> None:
         """Passes tokens on; frames of calls that are closed are not read any more."""

@@ -241,6 +241,8 @@ class Tickets:
     def peer_lost(self, peer: bytes, reason: str, now: float) -> None:
         for ticket in [t for t in self._tickets.values() if t.peer == peer]:
             self._lose(ticket, WorkerLost(f"The sender of a KV range is gone: {reason}"), now)
+        for name in [name for name, (sender, *_) in self._parked.items() if sender == peer]:
+            del self._parked[name]
 
     # --- time ----------------------------------------------------------------------------------
 

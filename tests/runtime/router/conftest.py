@@ -98,7 +98,8 @@ class Script:
     """How a worker misbehaves, the next `times` calls."""
 
     refuse: RequestError | None = None
-    fail: RequestError | None = None  # a PROBLEM frame after `after` tokens, or at a send
+    fail: RequestError | None = None  # a PROBLEM frame at a send
+    fail_late: RequestError | None = None  # the same, a moment after it has sent
     lose_after: int | None = None  # the connection breaks after so many tokens
     hang_after: int | None = None
     times: int = 1
@@ -199,6 +200,10 @@ class FakeCluster:
                 await asyncio.Event().wait()
             for receiver in step.to:
                 self._ticket(receiver.ticket).set()
+            if script.fail_late is not None:
+                await asyncio.sleep(0.05)
+                yield problem(script.fail_late, step.step)
+                return
             size = step.end - step.begin
             yield report(step.step, "done", computed=size, sent=size, sent_bytes=size * 1000)
         elif isinstance(step, PrepRecvCall):

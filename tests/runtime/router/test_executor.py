@@ -13,7 +13,7 @@ from mserve.compiler.plan import (
     RemoteSend,
     StartGenerate,
 )
-from mserve.compiler.protocol import StepState
+from mserve.compiler.protocol import AnswerState, StepState
 from mserve.runtime.chunks import chunk
 from mserve.runtime.errors import (
     BadRequest,
@@ -427,3 +427,23 @@ def test_only_the_generating_worker_gets_the_sampling(kit: Any) -> None:
     run(kit, cluster, kit.Strategy(kit.split, kit.PREFILL_DECODE))
     steps = [step for call in cluster.workers["prefill-0"].calls for step in call.steps]
     assert not any(isinstance(step, StartGenerateCall) for step in steps)
+
+
+def test_a_call_that_fails_after_the_answer_ends_the_others(kit: Any) -> None:
+    cluster = kit.cluster("prefill-0", "prefill-1", "decode-0")
+    cluster.workers["prefill-0"].script = kit.Script(fail_late=WorkerLost("the receiver is gone"))
+    cluster.workers["prefill-1"].script = kit.Script(hang_after=0)
+
+    def steps(view: Any) -> Any:
+        return [*kit.split(view), RemoteSend("s4", "prefill-1", 0, 4, ())]
+
+    sink, router = run(kit, cluster, kit.Strategy(steps, kit.PREFILL_DECODE))
+    assert sink.generated == kit.expected_tokens(PROMPT, 8)
+    assert sink.finished is not None
+    assert cluster.workers["prefill-1"].cancelled == 1
+    assert kit.idle(router)
+    (record,) = router.plans
+    assert record.state is AnswerState.DONE
+    (attempt,) = record.attempts
+    assert attempt.steps["s2"].state is StepState.FAILED
+    assert attempt.steps["s4"].state is StepState.CANCELLED

@@ -243,3 +243,22 @@ def test_a_fault_of_ours_ends_the_plan_that_it_concerned_and_no_other(
     assert b.tokens("q/0") == calls.reference(PROMPT[::-1], 8)
     a.service.cancel("p/0", cluster.now)
     cluster.check_clean()
+
+
+def test_an_announcement_ends_with_its_sender(cluster: Any, calls: Any) -> None:
+    """It came before the call that it means; what the call finds must not be a grant to the dead."""
+    a, b = cluster.add("a"), cluster.add("b")
+    send = calls.remote_send("s2", 0, 90, (b.receiver("t1"),))
+    a.submit(calls.of("p", PROMPT, send), True, cluster.now)
+    for _ in range(3):
+        cluster.turn()
+    cluster.kill(a)
+    cluster.turn()
+    steps = (calls.prep_recv("s1", 0, 90, "t1"), calls.generate("s3", 90, 8, "t1"))
+    b.submit(calls.of("p", PROMPT, *steps), True, cluster.now)
+    for _ in range(3):
+        cluster.turn()
+    assert b.service.state()["tickets"] == {"t1": "registered"}
+    b.service.cancel("p/0", cluster.now)
+    cluster.run()
+    cluster.check_clean()
