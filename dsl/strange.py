@@ -183,7 +183,7 @@ def _between_blanks(text: str, span: Span, replacement: str) -> str:
 
 def _is_in_word(text: str, offset: int) -> bool:
     around = text[max(0, offset) : offset + 1]
-    return around.isalnum() or around == "_"
+    return around.isalnum() or around in ("_", "%")  # a number's `%` is its last letter
 
 
 def _begins_operand(text: str, offset: int) -> bool:

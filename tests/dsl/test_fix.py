@@ -1,6 +1,11 @@
 """Fixes are applied until nothing is left to fix, never two over each other."""
 
+import random
+from pathlib import Path
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mserve.dsl import fix
 from mserve.dsl.check import Checked, check_text
@@ -114,3 +119,19 @@ def test_apply_edits() -> None:
     edits = [Edit(Span(0, 1), "AA"), Edit(Span(2, 2), "-"), Edit(Span(2, 4), "")]
     assert apply_edits("abcde", edits[:1] + edits[2:]) == "AAbe"
     assert apply_edits("abcde", edits[:2]) == "AAb-cde"
+
+
+SHIPPED = sorted((Path(__file__).parents[2] / "strategies").glob("*.mserve"))
+
+
+@given(st.sampled_from(SHIPPED), st.randoms(use_true_random=False))
+@settings(max_examples=60, deadline=None)
+def test_semicolons_leave_the_strategy_as_it_was(path: Path, rng: random.Random) -> None:
+    """Between lines and behind them, with blanks at their sides and without."""
+    lines = path.read_text("utf-8").splitlines()
+    ends = [rng.choice((";", "; ", " ;", ";\n", "\n", ";;")) for _ in lines]
+    marked = "".join(
+        line + ("\n" if "#" in line else end) for line, end in zip(lines, ends, strict=True)
+    )
+    found = _fixed(marked)
+    assert found.checked.strategy == check_text("\n".join(lines)).strategy
