@@ -22,6 +22,7 @@ STORY = "The little girl opened the door and went into the garden. "
 HOLDING = ["e#", " t#", ". #"]  # stop strings that never come, but whose beginnings hold text back
 STYLES: Mapping[str, Mapping[str, Any]] = {
     "greedy": {},
+    "scored": {},  # with log probabilities, which each kind asks for in its own way
     "held back": {"stop": HOLDING},
     "stopped": {"stop": [" the", ".", " and"]},
     "stopped late": {
@@ -65,6 +66,7 @@ class Seen:
     arrived_s: list[float] = field(default_factory=list)  # when each piece came (monotonic)
     finish: str = ""
     completion_tokens: int = 0
+    scored: list[tuple[str, int]] = field(default_factory=list)  # tokens with logprobs, offsets
     error: str = ""
     error_type: str = ""
     has_left: bool = False
@@ -75,8 +77,8 @@ class Seen:
         return bool(self.finish) and not (self.error or self.broken or self.has_left)
 
     @property
-    def result(self) -> tuple[str, str, int]:
-        return self.text, self.finish, self.completion_tokens
+    def result(self) -> tuple[str, str, int, list[tuple[str, int]]]:
+        return self.text, self.finish, self.completion_tokens, self.scored
 
     def resumed_after(self, moment_s: float) -> float:
         """Seconds from `moment_s` to the first piece after the longest pause from then on."""
@@ -103,6 +105,8 @@ def request(style: str, kind: Kind, prompt: str, *, max_tokens: int = 48, **more
         **STYLES[style],
         **more,
     }
+    if style == "scored":
+        body |= {"logprobs": True, "top_logprobs": 2} if kind == "chat" else {"logprobs": 2}
     return Asked(style, kind, {key: value for key, value in body.items() if value is not None})
 
 
@@ -180,10 +184,20 @@ def _take(event: Mapping[str, Any], seen: Seen) -> None:
     for choice in event["choices"]:
         message = choice.get("delta") or choice.get("message") or {}
         text = choice.get("text") or message.get("content") or ""
+        seen.scored += _scored(choice["logprobs"])
         seen.finish = choice["finish_reason"] or seen.finish
         if text:
             seen.text += text
             seen.arrived_s.append(time.monotonic())
+
+
+def _scored(logprobs: Mapping[str, Any] | None) -> list[tuple[str, int]]:
+    """The values themselves differ in their last digits with what else is in a batch."""
+    if logprobs is None:
+        return []
+    if "tokens" in logprobs:
+        return list(zip(logprobs["tokens"], logprobs["text_offset"], strict=True))
+    return [(entry["token"], len(entry["top_logprobs"])) for entry in logprobs["content"]]
 
 
 def fault_of(seen: Seen, expected: Seen | None, *, router_died: bool) -> str:
