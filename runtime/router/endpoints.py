@@ -199,9 +199,14 @@ class GenerateEndpoint:
             return 200
         except RequestError as error:
             failure = error
-        except (ExceptionGroup, AssertionError):
-            log.exception("a request failed", extra={"request_id": requests[0].id})
-            failure = EngineFailure("The router failed at this request; its log says why.")
+        except asgi.ClientGone:
+            raise
+        except Exception:
+            failure = _own_fault(requests[0].id)
+        except asyncio.CancelledError:
+            if _is_being_cancelled():
+                raise
+            failure = _own_fault(requests[0].id)
         await answer.fail(failure)
         return failure.status
 
@@ -212,6 +217,18 @@ class GenerateEndpoint:
             log.info(
                 path, extra={"request_id": request_id, "status": status, "duration_ms": took_ms}
             )
+
+
+def _own_fault(request_id: str) -> RequestError:
+    """For the client, where the log has the reason: a fault of ours ends the request it concerns."""
+    log.exception("a request failed", extra={"request_id": request_id})
+    return EngineFailure("The router failed at this request; its log says why.")
+
+
+def _is_being_cancelled() -> bool:
+    """Somebody asked for it: the server stops. A cancel that nobody asked for is a fault of ours."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def header_facts(scope: Scope) -> dict[str, float | str]:
