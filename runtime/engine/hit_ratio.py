@@ -25,6 +25,9 @@ class HitRatioQueue:
         self._line_of: dict[Sequence, int] = {}
         self._chosen: Sequence | None = None  # has its turn, until it leaves
 
+    def __contains__(self, sequence: Sequence) -> bool:
+        return sequence in self._line_of
+
     def add(self, sequence: Sequence) -> None:
         last = len(self._lines) - 1
         line = min(last, int(self._cached_share(sequence) * len(self._lines)))

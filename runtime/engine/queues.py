@@ -20,6 +20,8 @@ class Queue(Protocol):
     """Sequences that wait. A policy that looks at what is cached now may choose otherwise than by
     rank; then it states its own bound."""
 
+    def __contains__(self, sequence: Sequence) -> bool: ...
+
     def add(self, sequence: Sequence) -> None: ...
 
     def remove(self, sequence: Sequence) -> None:
@@ -41,6 +43,10 @@ class RankedQueue:
     def __init__(self, rank: Rank) -> None:
         self._rank = rank
         self._sequences: list[Sequence] = []
+
+    def __contains__(self, sequence: Sequence) -> bool:
+        index = bisect_left(self._sequences, self._rank(sequence), key=self._rank)
+        return index < len(self._sequences) and self._sequences[index] is sequence
 
     def add(self, sequence: Sequence) -> None:
         insort(self._sequences, sequence, key=self._rank)

@@ -39,7 +39,11 @@ class Scheduler:
         return RankedQueue(self._rank)
 
     def place(self, sequence: Sequence) -> None:
-        """Puts a sequence into the queue where what it is now belongs."""
+        """Puts a sequence into the queue where what it is now belongs. Who waits there already keeps
+        the place."""
+        waits = sequence.state is SequenceState.WAITING and sequence.is_eligible
+        if waits and sequence in self._queue_of(sequence):
+            return
         self.remove(sequence)
         if sequence.state is SequenceState.WAITING:
             if sequence.is_eligible:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from mserve.runtime.config import AdmissionOptions
-from mserve.runtime.errors import NoRoom
+from mserve.runtime.errors import BadRequest, NoRoom
 
 MAX_RETRY_AFTER_S = 60.0
 _WEIGHT = 0.05  # of the latest request in the running mean of durations
@@ -27,30 +27,36 @@ class Admission:
         self.num_open = 0
 
     @contextmanager
-    def admit(self, tenant: str, most: int | None = None) -> Iterator[None]:
-        """Takes a place for the body's time; `most` instead of what every tenant may have. Raises
-        NoRoom where there is none."""
-        self._check(tenant, most or self._per_tenant)
-        self.num_open += 1
-        self._by_tenant[tenant] += 1
+    def admit(self, tenant: str, most: int | None = None, count: int = 1) -> Iterator[None]:
+        """Takes a place for each of `count` answers for the body's time; `most` instead of what every
+        tenant may have. Raises NoRoom where there are too few."""
+        self._check(tenant, most or self._per_tenant, count)
+        self.num_open += count
+        self._by_tenant[tenant] += count
         began = self._now()
         try:
             yield
         finally:
             self._mean_s += _WEIGHT * (self._now() - began - self._mean_s)
-            self.num_open -= 1
-            self._by_tenant[tenant] -= 1
+            self.num_open -= count
+            self._by_tenant[tenant] -= count
             if not self._by_tenant[tenant]:
                 del self._by_tenant[tenant]
 
-    def _check(self, tenant: str, most: int) -> None:
-        if self.num_open >= self._max_requests:
+    def _check(self, tenant: str, most: int, count: int) -> None:
+        if count > 1 and count > min(most, self._max_requests):
+            raise BadRequest(
+                f"The request asks for {count} answers at once; "
+                f"at most {min(most, self._max_requests)} are possible here.",
+                param="n",
+            )
+        if self.num_open + count > self._max_requests:
             raise NoRoom(
                 f"This router has {self._max_requests} requests under way and takes no more.",
                 retry_after_s=self._next_place_s(self.num_open),
                 code="server_overloaded",
             )
-        if self._by_tenant[tenant] >= most:
+        if self._by_tenant[tenant] + count > most:
             whose = f"Tenant {tenant!r} has" if tenant else "Requests without a tenant have"
             raise NoRoom(
                 f"{whose} {most} requests under way and may have no more.",

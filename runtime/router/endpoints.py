@@ -110,7 +110,8 @@ class GenerateEndpoint:
             parsed = openai.parse_body(openai.CompletionBody, body)
         request_facts = facts_of(parsed, facts, key)
         salt = cache_salt(self._salt_secret, key, parsed.cache_salt or "")
-        with self._admission.admit(str(request_facts["tenant"]), key.max_requests if key else None):
+        most = key.max_requests if key else None
+        with self._admission.admit(str(request_facts["tenant"]), most, parsed.num_answers):
             requests = await self._requests(request_id, parsed, request_facts, salt)
             answer = self._writer(parsed, requests[0].render, headers, send)
             return await self._answer(requests, answer, parsed.num_choices, receive)

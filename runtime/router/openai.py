@@ -144,6 +144,11 @@ class GenerateBody(_Body):
         return self.n or 1
 
     @property
+    def num_answers(self) -> int:
+        """To all prompts together."""
+        return self.num_choices
+
+    @property
     def num_logprobs(self) -> int | None:
         """How many alternatives to each token are wanted with its log probability; None: neither."""
         return None
@@ -222,6 +227,10 @@ class CompletionBody(GenerateBody):
         if tokens or not self.prompt:
             return [tokens]
         return [each for each in self.prompt if not isinstance(each, int)]
+
+    @property
+    def num_answers(self) -> int:
+        return len(self.prompts) * self.num_choices
 
     @property
     def num_logprobs(self) -> int | None:

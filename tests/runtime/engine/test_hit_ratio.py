@@ -112,3 +112,22 @@ def test_in_the_engine_what_is_cached_goes_first() -> None:
     order = list(dict.fromkeys(event.key.removesuffix("/0") for event in events))
     assert order == ["warm", "hit", "cold"]
     worker.engine.check_integrity()
+
+
+def test_who_waits_keeps_the_place_when_its_plan_goes_on() -> None:
+    """A further call of the same plan, as for a step that joins later."""
+    config = EngineConfig(num_pages=64, page_size=4, max_running=1, queue="hit_ratio")
+    worker = FakeWorker(config)
+
+    def arrive(name: str, tokens: list[int], step: str = "g") -> None:
+        start = StartGenerateCall(step, 0, Sampling(max_tokens=2))
+        worker.engine.submit(PlanCall(name, pack_tokens(tokens), (start,)), worker.now)
+
+    for number in range(4):
+        arrive(f"r{number}", [number + 1] * 8)
+    waiting = worker.engine.find("r1/0")
+    assert waiting is not None
+    worker.engine._settle(waiting)
+    worker.run()
+    events = [event for event in worker.events if isinstance(event, Generated)]
+    assert list(dict.fromkeys(event.key for event in events)) == [f"r{n}/0" for n in range(4)]

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from mserve.runtime.config import AdmissionOptions
-from mserve.runtime.errors import ConfigError, NoRoom
+from mserve.runtime.errors import BadRequest, ConfigError, NoRoom
 from mserve.runtime.router.admission import Admission
 
 
@@ -113,3 +113,16 @@ def test_the_cluster_as_the_router_sees_it(kit: Any) -> None:
     assert [worker["state"] for worker in lost["workers"]] == ["lost"]
     assert ready["pools"] == [{"name": "workers", "workers": 1, "gpus": 1}]
     assert ready["model"] == kit.MODEL
+
+
+def test_every_answer_of_a_request_takes_a_place() -> None:
+    admitted, _ = admission(max_requests=8, per_tenant=4)
+    with admitted.admit("a", count=3):
+        assert admitted.num_open == 3
+        with pytest.raises(NoRoom), admitted.admit("a", count=2):
+            pass
+        with admitted.admit("a"):
+            assert admitted.num_open == 4
+    assert admitted.num_open == 0
+    with pytest.raises(BadRequest, match="5 answers"), admitted.admit("a", count=5):
+        pass
