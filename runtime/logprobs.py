@@ -53,7 +53,8 @@ class LogprobWriter:
         for token, logprobs in tokens:
             body["tokens"].append(self._text(token))
             body["token_logprobs"].append(logprobs.chosen)
-            body["top_logprobs"].append({self._text(each): value for each, value in logprobs.top})
+            ranked = (*logprobs.top, (token, logprobs.chosen))  # its own too, however unlikely
+            body["top_logprobs"].append({self._text(each): value for each, value in ranked})
             body["text_offset"].append(self._text_offset)
             self._text_offset += len(self._decoder.decode(self._token_bytes(token)))
         return body

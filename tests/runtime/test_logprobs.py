@@ -16,6 +16,12 @@ def test_completions_count_characters_not_bytes() -> None:
     assert whole["top_logprobs"][0] == {"Gr": -1.0, "bytes:\\xc3": -9.0}
 
 
+def test_a_completion_has_its_own_token_among_the_alternatives() -> None:
+    unlikely = (4, Logprobs(-7.0, ((1, -0.1),)))
+    whole = LogprobWriter("completion", BYTES.__getitem__).piece([unlikely])
+    assert whole["top_logprobs"] == [{"Gr": -0.1, "sse": -7.0}]
+
+
 def test_chat_has_bytes() -> None:
     whole = LogprobWriter("chat", BYTES.__getitem__).piece(TOKENS)
     entries = whole["content"]
