@@ -112,7 +112,7 @@ async def run_worker(config: WorkerConfig, connect: Connect, stop: asyncio.Event
     draining = asyncio.Event()
 
     def stats() -> WorkerStats | None:
-        if link.silence:
+        if link.silence or link.closed.is_set():
             return None
         return msgspec.structs.replace(link.stats.stats, draining=draining.is_set())
 
