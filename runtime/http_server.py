@@ -146,8 +146,10 @@ class _LimitedProtocol(HttpToolsProtocol):
     def __init__(self, limits: Limits, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._limits = limits
-        self._head_bytes = 0
+        self._head_bytes = 0  # of the headers that are whole
+        self._raw_bytes = 0  # received since the request's first ones, while its head goes on
         self._in_head = True
+        self._num_begun = self._num_read = 0  # requests
         self._deadline: asyncio.TimerHandle | None = None
         self._why = (400, "This is not an HTTP request.")
 
@@ -165,17 +167,20 @@ class _LimitedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
-        before = self._head_bytes
+        num_read = self._num_read
         super().data_received(data)
-        # A header that never ends reaches no callback of the parser: its bytes are counted here.
-        if self._in_head and self._deadline is not None and not self.transport.is_closing():
-            self._head_bytes = max(self._head_bytes, before + len(data))
-            if self._head_bytes > self._limits.max_head_bytes + self._limits.max_url_bytes:
+        # A header that never ends reaches no callback of the parser: its bytes are counted here, but
+        # for those that came together with the end of the request before.
+        in_head = self._in_head and self._num_begun > self._num_read == num_read
+        if in_head and not self.transport.is_closing():
+            self._raw_bytes += len(data)
+            if self._raw_bytes > self._limits.max_head_bytes + self._limits.max_url_bytes:
                 self._close(431, f"The headers exceed {self._limits.max_head_bytes} bytes.")
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._head_bytes, self._in_head = 0, True
+        self._head_bytes, self._raw_bytes, self._in_head = 0, 0, True
+        self._num_begun += 1
         if self._deadline is None:
             self._await_request()
 
@@ -198,6 +203,7 @@ class _LimitedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._stop_clock()
+        self._num_read += 1
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:

@@ -6,8 +6,9 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
@@ -32,12 +33,22 @@ def add_commands(commands: Commands) -> None:
     parser.add_argument("--watch", action="store_true", help="again every second, until Ctrl-C")
     parser.set_defaults(run=_status)
     parser = commands.add_parser("why", help="show how one request was decided and carried out")
-    parser.add_argument("id", metavar="ID", help="of the answer's x-mserve-plan header")
+    parser.add_argument(
+        "id", metavar="ID", help="of the answer's x-mserve-plan or x-request-id header"
+    )
     parser.add_argument(
         "url", nargs="?", default=DEFAULT_URL, metavar="URL", help="of its router (%(default)s)"
     )
     parser.add_argument("--format", choices=("text", "json"), default="text")
     parser.set_defaults(run=_why)
+    parser = commands.add_parser(
+        "drain", help="have a worker finish what it has, leave the cluster, and end"
+    )
+    parser.add_argument("worker", metavar="WORKER", help="its name, as mserve status shows it")
+    parser.add_argument(
+        "url", nargs="?", default=DEFAULT_URL, metavar="URL", help="of a router (%(default)s)"
+    )
+    parser.set_defaults(run=_drain)
 
 
 def fits(results: "Sequence[Checked]", url: str) -> bool:
@@ -47,6 +58,9 @@ def fits(results: "Sequence[Checked]", url: str) -> bool:
     from mserve.runtime.cluster.compatibility import mismatches
 
     workers = read_cluster(url).workers
+    for result in results:
+        if result.strategy is None:
+            return True  # it has errors, which are said already
     problems = [
         (result.source.path, sentence)
         for result in results
@@ -55,6 +69,10 @@ def fits(results: "Sequence[Checked]", url: str) -> bool:
     ]
     for path, sentence in problems:
         print(f"{path}: against {url}: {sentence}", file=sys.stderr)
+    if not problems:
+        files = ", ".join(result.source.path for result in results)
+        count = f"{len(workers)} worker{'s' if len(workers) != 1 else ''}"
+        print(f"{files}: can be served by the {count} of {url}", file=sys.stderr)
     return not problems
 
 
@@ -71,14 +89,14 @@ def read_cluster(url: str) -> "ClusterView":
         raise ConfigError(f"{url} is not the URL of a router of mserve.") from None
 
 
-def _read(url: str, path: str) -> bytes:
-    """A page of a router. Raises ConfigError with what to do."""
+def _read(url: str, path: str, method: str = "GET") -> bytes:
+    """What a router answers. Raises ConfigError with what to do."""
     from mserve.runtime.errors import ConfigError
 
     token = os.environ.get(ADMIN_TOKEN)
     headers = {"authorization": f"Bearer {token}"} if token else {}
     try:
-        request = Request(f"{_base(url)}{path}", headers=headers)
+        request = Request(f"{_base(url)}{path}", headers=headers, method=method)
         with urlopen(request, timeout=TIMEOUT_S) as response:
             body: bytes = response.read()
             return body
@@ -114,9 +132,35 @@ def _why(arguments: argparse.Namespace) -> int:
 
     from mserve.runtime.router.timeline import render_timeline
 
-    plan_id = arguments.id.partition(";")[0].strip()  # people paste the whole header
-    plan = json.loads(_read(arguments.url, f"/v1/plans/{quote(plan_id, safe='')}"))
-    print(json.dumps(plan, indent=2) if arguments.format == "json" else render_timeline(plan))
+    given = quote(arguments.id.partition(";")[0].strip(), safe="")  # people paste the whole header
+    plans = _plans(arguments.url, given)
+    if arguments.format == "json":
+        print(json.dumps(plans[0] if len(plans) == 1 else plans, indent=2))
+    else:
+        print("\n\n".join(map(render_timeline, plans)))
+    return 0
+
+
+def _plans(url: str, given: str) -> "list[dict[str, Any]]":
+    """The plan of this id, or all of the request of this id. Raises ConfigError for neither."""
+    from mserve.runtime.errors import ConfigError
+
+    try:
+        return [json.loads(_read(url, f"/v1/plans/{given}"))]
+    except ConfigError as unknown_plan:
+        try:
+            listed = json.loads(_read(url, f"/v1/plans/of/{given}"))["plans"]
+        except ConfigError:
+            raise unknown_plan from None
+    return [json.loads(_read(url, f"/v1/plans/{entry['id']}")) for entry in listed]
+
+
+def _drain(arguments: argparse.Namespace) -> int:
+    from urllib.parse import quote
+
+    path = f"/v1/workers/{quote(arguments.worker, safe='')}/drain"
+    _read(arguments.url, path, method="POST")
+    print(f"{arguments.worker} takes no more requests; it ends when those it has are done")
     return 0
 
 
@@ -162,12 +206,13 @@ def table(view: "ClusterView") -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
     lines = [f"strategy {view.strategy}, model {view.model}, {_count(view)}", ""]
     lines += [_line(row, widths) for row in rows] if view.workers else []
-    served = {worker.pool for worker in view.workers if worker.state == "ready"}
-    lines += [
-        f"pool '{pool.name}' has no worker that takes requests"
-        for pool in view.pools
-        if pool.name not in served
-    ]
+    served = Counter(worker.pool for worker in view.workers if worker.state == "ready")
+    for pool in view.pools:
+        if not served[pool.name]:
+            lines.append(f"pool '{pool.name}' has no worker that takes requests")
+        elif served[pool.name] < pool.workers:
+            count = f"{served[pool.name]} of the {pool.workers}"
+            lines.append(f"pool '{pool.name}' has {count} workers that the strategy declares")
     return "\n".join(lines)
 
 

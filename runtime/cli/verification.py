@@ -43,6 +43,11 @@ def _verify(arguments: argparse.Namespace) -> int:
         found.append(prove(strategy, faults, budget))
         if arguments.format == "text":
             print(_text(found[-1]), flush=True)
+    if arguments.format == "text" and all(isinstance(each, Proof) for each in found):
+        print(
+            "In no run was a page freed early, kept for ever or read before its KV was there, a token "
+            "sent twice or left out, or a request left without an end (docs/verify.md)."
+        )
     if arguments.format == "json":
         print(_json(found))
     return 0 if all(isinstance(each, Proof) and each.is_complete for each in found) else 1
@@ -60,7 +65,7 @@ def _text(found: "Proof | Counterexample") -> str:
 
 
 def _route_text(route: "RouteProof") -> str:
-    counts = f"route {route.route}, {route.num_shapes} shapes, {route.num_states:,} states"
+    counts = f"route {route.route}, {route.num_shapes} shape{'s' if route.num_shapes != 1 else ''}, {route.num_states:,} states"
     is_complete = not route.num_open and not route.num_alone_open
     lines = [f"proved: {counts}" if is_complete else f"not proved: too large: {counts}"]
     *fewer, full = route.num_proved

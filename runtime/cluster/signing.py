@@ -1,7 +1,7 @@
 """Calls that only a cluster's members can make: an HMAC under a secret which all of them have.
 
-A signature covers method, path, time and the body's digest, so it is good for one call, for
-`WINDOW_S`. It hides nothing (TLS does), and it can be sent again within its window: plan calls are
+A signature covers the worker's name, method, path with query, time and the body's digest, so it is
+good for one call at one worker, for `WINDOW_S`. It hides nothing (TLS does), and it can be sent again within its window: plan calls are
 idempotent and name the incarnation that they are for. Knows no HTTP library.
 """
 
@@ -28,19 +28,22 @@ class CallSigner:
         self._key = derive(token, "worker calls")
         self._now = now
 
-    def sign(self, method: str, path: str, body: bytes) -> str:
+    def sign(self, worker: str, method: str, path: str, body: bytes) -> str:
         """The value of `HEADER`: version, unix seconds, digest of the body, MAC."""
         at_s, digest = f"{self._now():.3f}", hashlib.sha256(body).hexdigest()
-        return f"v1 {at_s} {digest} {self._mac(method, path, at_s, digest)}"
+        return f"v1 {at_s} {digest} {self._mac(worker, method, path, at_s, digest)}"
 
-    def check_head(self, method: str, path: str, signature: str) -> str:
+    def check_head(self, worker: str, method: str, path: str, signature: str) -> str:
         """The digest that the body must have: a stranger's call is refused before its body is read.
         Raises Unauthorized."""
         parts = signature.split(" ")
         if len(parts) != 4 or parts[0] != "v1":
-            raise Unauthorized(f"This call has no {HEADER} header; it needs one of this cluster.")
+            raise Unauthorized(
+                f"This call has no {HEADER} header of this cluster, nor the cluster's token as "
+                "`Authorization: Bearer ...`."
+            )
         _, at_s, digest, mac = parts
-        expected = self._mac(method, path, at_s, digest)
+        expected = self._mac(worker, method, path, at_s, digest)
         if not hmac.compare_digest(mac.encode(), expected.encode()):
             raise Unauthorized("The call's signature is not of this cluster.")
         age_s = self._now() - float(at_s)  # a signed one is a number
@@ -56,6 +59,6 @@ class CallSigner:
         if not hmac.compare_digest(hashlib.sha256(body).hexdigest(), digest):
             raise Unauthorized("The call's body is not the one that was signed.")
 
-    def _mac(self, method: str, path: str, at_s: str, digest: str) -> str:
-        text = f"{method}\n{path}\n{at_s}\n{digest}"
+    def _mac(self, *covered: str) -> str:
+        text = "\n".join(covered)
         return hmac.digest(self._key, text.encode("utf-8", "surrogateescape"), "sha256").hex()

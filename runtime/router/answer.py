@@ -13,7 +13,7 @@ from mserve.runtime.errors import RequestError
 from mserve.runtime.messages import Finish, Sampling
 from mserve.runtime.router.dispatch import Outgoing
 from mserve.runtime.router.placement import Placed, Query
-from mserve.runtime.router.plans import AttemptRecord, PlanRecord
+from mserve.runtime.router.plans import AttemptRecord, PlanRecord, StepRecord
 from mserve.runtime.router.requests import GenerationRequest
 from mserve.runtime.router.reservations import Reservation
 
@@ -116,6 +116,7 @@ class Attempt:
     stage_finish: Finish | None = None
     lost: WorkerInfo | None = None
     scope: Timeout | None = None
+    generating: StepRecord | None = None  # what streams now
 
     def lose(self, info: WorkerInfo) -> None:
         """The registry has not heard from a worker of this plan: ends the attempt."""
@@ -123,8 +124,12 @@ class Attempt:
         if self.scope is not None and not self.scope.expired():
             self.scope.reschedule(0.0)
 
-    def streaming(self) -> None:
+    def streaming(self, worker: WorkerName, num_tokens: int) -> None:
         """The answer flows: the deadline was for its beginning."""
+        if self.generating is None or self.generating.step.worker != worker:
+            self.generating = self.record.generating(worker)
+        if self.generating is not None:
+            self.generating.streamed += num_tokens
         scope = self.scope
         if scope is None or scope.when() is None or scope.expired() or self.lost is not None:
             return

@@ -30,6 +30,7 @@ from mserve.runtime.router.gate import Gate
 from mserve.runtime.router.history import History
 from mserve.runtime.router.keys import KeyFile
 from mserve.runtime.router.live import Adapter, Language, LiveStrategy
+from mserve.runtime.router.operator import Operator
 from mserve.runtime.router.pages import Pages, unknown_path, wrong_method
 from mserve.runtime.router.placement import Placement, check_observes
 from mserve.runtime.router.plans import PlanLog
@@ -37,6 +38,7 @@ from mserve.runtime.router.prompts import Tokenizer
 from mserve.runtime.router.reservations import Reservations
 from mserve.runtime.router.strategy_pages import StrategyPages
 from mserve.runtime.router.telemetry import RouterMetrics
+from mserve.runtime.router.worker_pages import WorkerPages
 
 log = logging.getLogger(__name__)
 
@@ -144,13 +146,15 @@ def create_router(
 
     created = int(clock.time())
     pages = Pages(live, model, fleet, plans, metrics, reservations, created=created)
-    changes = StrategyPages(live, adapter, language, lambda: pages.view().workers, admin_token)
+    operator = Operator(admin_token)
+    changes = StrategyPages(live, adapter, language, lambda: pages.view().workers, operator)
     app: ASGIApp = Starlette(
         routes=[
             Route("/v1/completions", generate(chat=False), methods=["POST"]),
             Route("/v1/chat/completions", generate(chat=True), methods=["POST"]),
             *pages.routes(),
             *changes.routes(),
+            *WorkerPages(fleet, client, operator).routes(),
         ],
         exception_handlers={404: unknown_path, 405: wrong_method},
     )

@@ -23,6 +23,7 @@ from mserve.runtime.errors import BY_KIND, EngineFailure, RequestError, WorkerLo
 from mserve.runtime.messages import Frame, FrameDecoder, FrameKind, PlanCall, encode
 
 PLAN_PATH = "/v1/microserving/plan"
+DRAIN_PATH = "/drain"
 PAUSE_FRAMES = 256  # unread frames at which a connection stops reading from its socket
 MAX_PROBLEM_BYTES = 64 << 10
 
@@ -38,6 +39,10 @@ class WorkerClient(Protocol):
         """
         ...
 
+    async def drain(self, worker: WorkerInfo) -> None:
+        """Has it take no more plans, and leave when those it has are done. Raises as `execute`."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -45,12 +50,18 @@ class InProcessClient:
     """Hands calls to a function in this process: for tests, and for a worker beside its router."""
 
     def __init__(
-        self, serve: Callable[[WorkerInfo, PlanCall], AsyncGenerator[Frame, None]]
+        self,
+        serve: Callable[[WorkerInfo, PlanCall], AsyncGenerator[Frame, None]],
+        drain: Callable[[WorkerInfo], None] = lambda worker: None,
     ) -> None:
         self._serve = serve
+        self._drain = drain
 
     def execute(self, worker: WorkerInfo, call: PlanCall) -> AsyncGenerator[Frame, None]:
         return self._serve(worker, call)
+
+    async def drain(self, worker: WorkerInfo) -> None:
+        self._drain(worker)
 
     async def close(self) -> None:
         """Nothing to close."""
@@ -77,7 +88,9 @@ class HttpClient:
         self._idle: dict[str, list[_Connection]] = {}
 
     async def execute(self, worker: WorkerInfo, call: PlanCall) -> AsyncGenerator[Frame, None]:
-        connection = await self._respond(worker, _request(worker.url, encode(call), self._signer))
+        connection = await self._respond(
+            worker, _request(worker, PLAN_PATH, encode(call), self._signer)
+        )
         try:
             if connection.status != 200:
                 raise _refusal(worker, connection.status, await connection.body())
@@ -88,6 +101,14 @@ class HttpClient:
             raise _lost(worker, str(error)) from error
         finally:
             self._give_back(worker.url, connection)
+
+    async def drain(self, worker: WorkerInfo) -> None:
+        connection = await self._respond(worker, _request(worker, DRAIN_PATH, b"", self._signer))
+        try:
+            if connection.status != 200:
+                raise _refusal(worker, connection.status, await connection.body())
+        finally:
+            connection.abort()
 
     async def close(self) -> None:
         for connections in self._idle.values():
@@ -299,10 +320,10 @@ class _ProblemBody(Struct):
 _decode_problem = msgspec.json.Decoder(_ProblemBody).decode
 
 
-def _request(url: str, body: bytes, signer: CallSigner | None) -> bytes:
-    signed = f"{HEADER}: {signer.sign('POST', PLAN_PATH, body)}\r\n" if signer else ""
+def _request(worker: WorkerInfo, path: str, body: bytes, signer: CallSigner | None) -> bytes:
+    signed = f"{HEADER}: {signer.sign(worker.name, 'POST', path, body)}\r\n" if signer else ""
     head = (
-        f"POST {PLAN_PATH} HTTP/1.1\r\nhost: {urlsplit(url).netloc}\r\n{signed}"
+        f"POST {path} HTTP/1.1\r\nhost: {urlsplit(worker.url).netloc}\r\n{signed}"
         f"content-type: application/msgpack\r\ncontent-length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body

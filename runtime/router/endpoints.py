@@ -30,7 +30,6 @@ from mserve.runtime.router.sinks import (
     Headers,
     StreamedAnswer,
     WholeAnswer,
-    plan_header,
     respond_error,
 )
 from mserve.runtime.router.telemetry import RouterMetrics
@@ -41,6 +40,9 @@ DEFAULT_COMPLETION_TOKENS = 16  # the OpenAI API's
 MAX_INLINE_CHARACTERS = 16_384  # a longer prompt is tokenized in a thread
 
 CLIENT_GONE = 499  # nobody reads this status; log and metrics have it, as nginx's do
+_SECRET_HEADERS = frozenset(
+    {b"authorization", b"cookie", b"proxy-authorization", b"x-api-key", b"api-key"}
+)
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 Facts = Mapping[str, float | str]
@@ -88,6 +90,10 @@ class GenerateEndpoint:
         except RequestError as error:
             status = error.status
             await respond_error(send, error, headers)
+        except Exception:  # before there was an answer to fail: `_answer` has its own
+            fault = _own_fault(request_id)
+            status = fault.status
+            await respond_error(send, fault, headers)
         if status >= 400:
             self._metrics.failed(status)
         self._log(request_id, status, began)
@@ -112,21 +118,31 @@ class GenerateEndpoint:
         salt = cache_salt(self._salt_secret, key, parsed.cache_salt or "")
         most = key.max_requests if key else None
         with self._admission.admit(str(request_facts["tenant"]), most, parsed.num_answers):
-            requests = await self._requests(request_id, parsed, request_facts, salt)
-            answer = self._writer(parsed, requests[0].render, headers, send)
+            read = await self._read(parsed)
+            requests = await self._requests(request_id, parsed, read.tokens, request_facts, salt)
+            answer = self._writer(parsed, requests[0].render, headers, read.echoes, send)
             return await self._answer(requests, answer, parsed.num_choices, receive)
 
-    async def _requests(
-        self, request_id: str, body: openai.GenerateBody, facts: Facts, salt: bytes
-    ) -> list[GenerationRequest]:
-        """One for each choice: all of the first prompt, then all of the next."""
+    async def _read(self, body: openai.GenerateBody) -> prompts.Prompts:
         if body.model != self._model:
             raise NotFound(
                 f"The model `{body.model}` does not exist; this server has `{self._model}`.",
                 param="model",
                 code="model_not_found",
             )
-        encoded = await self._encode(body)
+        if prompts.num_characters(body) > MAX_INLINE_CHARACTERS:
+            return await asyncio.to_thread(prompts.read_prompts, body, self._tokenizer)
+        return prompts.read_prompts(body, self._tokenizer)
+
+    async def _requests(
+        self,
+        request_id: str,
+        body: openai.GenerateBody,
+        encoded: Sequence[list[int]],
+        facts: Facts,
+        salt: bytes,
+    ) -> list[GenerationRequest]:
+        """One for each choice: all of the first prompt, then all of the next."""
         default = None if self._chat else DEFAULT_COMPLETION_TOKENS
         grammar = await asyncio.to_thread(body.grammar) if body.has_form else ""
         longest = self._fleet.snapshot.max_model_len
@@ -148,11 +164,6 @@ class GenerateEndpoint:
             ]
         return requests
 
-    async def _encode(self, body: openai.GenerateBody) -> list[list[int]]:
-        if prompts.num_characters(body) > MAX_INLINE_CHARACTERS:
-            return await asyncio.to_thread(prompts.encode_prompts, body, self._tokenizer)
-        return prompts.encode_prompts(body, self._tokenizer)
-
     def _render(self, body: openai.GenerateBody) -> Render:
         prefix = "chatcmpl" if self._chat else "cmpl"
         events: Literal["chat", "completion"] = "chat" if self._chat else "completion"
@@ -165,10 +176,14 @@ class GenerateEndpoint:
         )
 
     def _writer(
-        self, body: openai.GenerateBody, render: Render, headers: Headers, send: Send
+        self,
+        body: openai.GenerateBody,
+        render: Render,
+        headers: Headers,
+        echoes: Sequence[str],
+        send: Send,
     ) -> AnswerWriter:
-        headers.append(plan_header("", ""))
-        echoes, per_prompt = prompts.echoes(body, self._tokenizer), body.num_choices
+        per_prompt = body.num_choices
         if body.stream:
             include_usage = body.include_usage
             return StreamedAnswer(
@@ -237,7 +252,7 @@ def header_facts(scope: Scope) -> dict[str, float | str]:
     facts: dict[str, float | str] = {
         "header:" + name.decode("latin-1"): value.decode("latin-1")
         for name, value in scope["headers"]
-        if name != b"authorization"
+        if name not in _SECRET_HEADERS
     }
     if not REQUEST_ID.fullmatch(str(facts.get("header:x-request-id", ""))):
         facts.pop("header:x-request-id", None)

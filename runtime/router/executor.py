@@ -91,7 +91,10 @@ class Executor:
         await asyncio.gather(*self._copies, return_exceptions=True)
 
     def _begin(self, request: GenerationRequest, sink: Sink) -> Answer:
-        record = PlanRecord(self._new_id(), request.id, self._clock.time(), request.num_tokens)
+        tenant = str(request.facts.get("tenant", ""))
+        record = PlanRecord(
+            self._new_id(), request.id, self._clock.time(), request.num_tokens, tenant
+        )
         self._plans.add(record)
         return Answer(request, sink, record, self._deadline())
 
@@ -119,11 +122,14 @@ class Executor:
             self._on_end(record)
 
     async def _place(self, answer: Answer) -> Placed:
-        """A plan, waiting for one to become possible. Who was left out comes back if none is."""
+        """A plan, waiting for one to become possible, unless nobody is there who could make it so. Who
+        was left out comes back if none is."""
         try:
             async with asyncio.timeout_at(answer.deadline):
                 while (placed := await self._placement.place(answer.query())) is None:
                     answer.excluded.clear()
+                    if any(self._fleet.is_deserted(pool.name) for pool in self._strategy.pools):
+                        raise TimeoutError
                     await self._fleet.changed()
         except TimeoutError:
             raise self._no_route(answer.cause) from answer.cause
@@ -137,9 +143,11 @@ class Executor:
         if cause is not None and not missing:
             return cause
         who = f"no live worker in pool {' and '.join(missing)}" if missing else "too few workers"
-        waited = f"within {self._strategy.limits.timeout_s:g} s"
-        detail = f"No route of the strategy was possible {waited}: there is {who}."
-        return Unavailable(f"{detail} Before: {cause}" if cause else detail, retry_after_s=1.0)
+        detail = f"No route of the strategy was possible in time: there is {who}."
+        retry_after_s = 5.0 if any(map(self._fleet.is_deserted, pools)) else 1.0
+        return Unavailable(
+            f"{detail} Before: {cause}" if cause else detail, retry_after_s=retry_after_s
+        )
 
     async def _carry_out(self, answer: Answer, placed: Placed) -> None:
         """One attempt: the stages that make the answer, in order, then copies for later."""
@@ -157,7 +165,7 @@ class Executor:
                         break
             finally:
                 if answer.finish is None or stages.background is None:
-                    record.cancel_open()
+                    record.cancel_open(self._clock.time())
         if stages.background is not None:
             self._copy(attempt, stages.background)
 
@@ -226,7 +234,7 @@ class Executor:
             self._fail(attempt, failure)
 
     def _fail(self, attempt: Attempt, failure: StepFailed) -> None:
-        attempt.record.fail(failure.worker.name, failure.step, str(failure))
+        attempt.record.fail(failure.worker.name, failure.step, str(failure), self._clock.time())
         raise failure
 
     async def _relay(self, attempt: Attempt, worker: WorkerInfo, frame: Frame) -> None:
@@ -238,7 +246,7 @@ class Executor:
             if answer.record.first_token_s is None:
                 answer.record.first_token_s = self._clock.time()
             answer.generated += frame.tokens
-            attempt.streaming()
+            attempt.streaming(worker.name, frame.num_tokens)
             attempt.reservation.generated(worker.name, frame.num_tokens)
         if frame.payload:
             answer.last_payload = frame.payload
@@ -321,7 +329,7 @@ class Executor:
             except (StepFailed, RequestError) as error:
                 log.info("plan %s: no copy: %s", attempt.answer.record.id, error)
             finally:
-                attempt.record.cancel_open()
+                attempt.record.cancel_open(self._clock.time())
 
         task = asyncio.create_task(copy())
         self._copies.add(task)

@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 OnLost = Callable[[WorkerInfo], None]
 
+DESERTED_S = 15.0  # longer than a worker takes to start again
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
@@ -69,6 +71,8 @@ class Fleet:
         self._watchers: dict[str, dict[int, tuple[WorkerInfo, OnLost]]] = {}  # by incarnation
         self._num_watches = 0
         self._tick = asyncio.Event()
+        self._began_s = clock.now()
+        self._peopled_s: dict[str, float] = {}  # pool -> when the registry last had a worker of it
         self.members: Sequence[Member] = ()  # all that the registry knows, draining and lost too
         self.snapshot = Snapshot()
 
@@ -90,6 +94,7 @@ class Fleet:
         alive = {member.info.incarnation: member.info for member in members}
         gone = [info for incarnation, info in self._alive.items() if incarnation not in alive]
         self._alive, self.members = alive, members
+        self._peopled_s |= dict.fromkeys((m.info.pool for m in members), self._clock.now())
         self._apply(members)
         if self._on_gone is not None:
             for info in gone:
@@ -98,6 +103,11 @@ class Fleet:
     async def changed(self) -> None:
         """Returns when the snapshot has been read anew."""
         await self._tick.wait()
+
+    def is_deserted(self, pool: str) -> bool:
+        """The registry has had no worker of this pool for so long that waiting is in vain."""
+        since_s = self._peopled_s.get(pool, self._began_s)
+        return self._clock.now() - since_s > DESERTED_S
 
     def report_lost(self, info: WorkerInfo) -> None:
         """A connection to this incarnation broke, or it says that it takes no plans: none goes there

@@ -61,8 +61,8 @@ class Gate:
             )
         if path not in GENERATE_PATHS and not path.startswith(_SHARED_PREFIXES):
             raise Unauthorized(
-                f"{path} shows what all tenants do: it needs the operator's token "
-                "(MSERVE_ADMIN_TOKEN), not a key.",
+                f"A key opens completions, /v1/models and /v1/plans/ID; {path} needs the operator's "
+                "token (MSERVE_ADMIN_TOKEN), as it shows what all tenants do.",
                 code="not_the_operator",
             )
         scope[_SCOPE_KEY] = key

@@ -53,6 +53,8 @@ def parse_keys(text: str, path: str) -> tuple[ApiKey, ...]:
             key = _parse_line(fields)
             if key.name in keys:
                 raise ValueError(f"the name {key.name!r} stands above already")
+            if twin := next((each.name for each in keys.values() if each.digest == key.digest), ""):
+                raise ValueError(f"this is the key of {twin!r} above; every name has its own")
         except ValueError as error:
             raise ConfigError(f"{path}:{number}: {error}.") from None
         keys[key.name] = key
@@ -65,7 +67,10 @@ def _parse_line(fields: Sequence[str]) -> ApiKey:
     hashed = _HASH.fullmatch(fields[1])
     if hashed is None:
         raise ValueError("the second field is `sha256:` and 64 hex digits, never a key itself")
-    options = dict(_parse_option(field) for field in fields[2:])
+    pairs = [_parse_option(field) for field in fields[2:]]
+    options = dict(pairs)
+    if len(options) < len(pairs):
+        raise ValueError("an option stands twice")
     tenant = options.pop("tenant", fields[0])
     most = options.pop("max_requests", None)
     if options:
@@ -116,16 +121,18 @@ class KeyFile:
             self._keys = self._read()
         except ConfigError as error:
             log.error("the API keys stay as they were: %s", error)
-        else:
-            log.info("%d API keys from %s", len(self._keys), self._path)
+            return
+        log.info("API keys read from %s: %d", self._path, len(self._keys))
+        if not self._keys:
+            log.warning("%s has no key now: nobody can ask for completions", self._path)
 
-    def _seen(self) -> tuple[int, int, int] | None:
+    def _seen(self) -> tuple[int, ...] | None:
         """Another file, another content: another stamp."""
         try:
             status = self._path.stat()
         except OSError:
             return None
-        return status.st_mtime_ns, status.st_size, status.st_ino
+        return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
 
     def _read(self) -> tuple[ApiKey, ...]:
         try:

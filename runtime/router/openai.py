@@ -4,7 +4,6 @@ Pydantic checks shapes and ranges here and nowhere else. Knows neither HTTP, tok
 """
 
 import re
-from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
@@ -20,41 +19,36 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from mserve.runtime.errors import BadRequest
 from mserve.runtime.messages import Sampling
-from mserve.runtime.router.openai_forms import ResponseFormat, StructuredOutputs, grammar_of
+from mserve.runtime.router import unsupported
+from mserve.runtime.router.openai_forms import (
+    ResponseFormat,
+    StructuredOutputs,
+    TextFormat,
+    grammar_of,
+)
 
 MAX_STOPS = 4
 MAX_BIASES = 1024
 MAX_CHOICES = 128  # of one request, over all its prompts
 MAX_LOGPROBS = 20
-_ABSENT = (None,)
-
-# What other servers accept and this one does not do yet: the values that ask for nothing.
-_IDLE_COMMON: Mapping[str, Sequence[object]] = {
-    "service_tier": (None, "auto", "default"),
-}
-_IDLE_COMPLETION: Mapping[str, Sequence[object]] = {
-    **_IDLE_COMMON,
-    "best_of": (None, 1),
-    "suffix": (None, ""),
-}
-_IDLE_CHAT: Mapping[str, Sequence[object]] = {
-    **_IDLE_COMMON,
-    "tools": (None, []),
-    "tool_choice": (None, "none", "auto"),
-    "parallel_tool_calls": (None, True, False),
-    "functions": (None, []),
-    "function_call": (None, "none", "auto"),
-    "modalities": (None, ["text"]),
-    "audio": _ABSENT,
-    "prediction": _ABSENT,
-    "reasoning_effort": _ABSENT,
-    "web_search_options": _ABSENT,
-    "store": (None, False),
-}
 
 
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    idle: ClassVar[unsupported.IdleValues] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_idle(cls, data: Any) -> Any:
+        """Drops unsupported fields that ask for nothing; refuses those that ask for something."""
+        if not isinstance(data, dict):
+            return data
+        for name in cls.idle.keys() & data.keys():
+            if not any(data[name] == value for value in cls.idle[name]):
+                raise PydanticCustomError(
+                    "unsupported", "`{name}` is not supported yet.", {"name": name}
+                )
+        return {key: value for key, value in data.items() if key not in cls.idle}
 
 
 class StreamOptions(_Body):
@@ -71,15 +65,13 @@ Stop = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 class GenerateBody(_Body):
     """The fields both endpoints share."""
 
-    idle: ClassVar[Mapping[str, Sequence[object]]] = _IDLE_COMMON
-
     model: str
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     min_tokens: Annotated[int, Field(ge=0)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, lt=1 << 31)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
@@ -99,19 +91,6 @@ class GenerateBody(_Body):
     prompt_cache_key: str | None = None
     cache_salt: Annotated[str, StringConstraints(max_length=256)] | None = None
     metadata: dict[str, str] | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _leave_out_idle(cls, data: Any) -> Any:
-        """Drops unsupported fields that ask for nothing; refuses those that ask for something."""
-        if not isinstance(data, dict):
-            return data
-        for name in cls.idle.keys() & data.keys():
-            if not any(data[name] == value for value in cls.idle[name]):
-                raise PydanticCustomError(
-                    "unsupported", "`{name}` is not supported yet.", {"name": name}
-                )
-        return {key: value for key, value in data.items() if key not in cls.idle}
 
     @field_validator("stop")
     @classmethod
@@ -135,6 +114,22 @@ class GenerateBody(_Body):
                 "unsupported",
                 "`{name}` is only possible with `stream`: true.",
                 {"name": "stream_options"},
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_form(self) -> "GenerateBody":
+        if self.structured_outputs is not None and _is_form(self.response_format):
+            raise PydanticCustomError(
+                "unsupported",
+                "`{name}` is not possible together with `response_format`.",
+                {"name": "structured_outputs"},
+            )
+        if self.ignore_eos and self.has_form:
+            raise PydanticCustomError(
+                "unsupported",
+                "`{name}` is not possible together with a form, whose end is the answer's.",
+                {"name": "ignore_eos"},
             )
         return self
 
@@ -164,7 +159,7 @@ class GenerateBody(_Body):
 
     @property
     def has_form(self) -> bool:
-        return self.structured_outputs is not None or self.response_format is not None
+        return self.structured_outputs is not None or _is_form(self.response_format)
 
     def grammar(self) -> str:
         """The form that the answer must have; "" for any text. Takes milliseconds, of complex
@@ -181,7 +176,7 @@ class GenerateBody(_Body):
             seed=self.seed,
             stop=tuple([self.stop] if isinstance(self.stop, str) else self.stop or ()),
             stop_token_ids=tuple(self.stop_token_ids or ()),
-            ignore_eos=bool(self.ignore_eos) and not grammar,
+            ignore_eos=bool(self.ignore_eos),
             grammar=grammar,
             min_p=self.min_p or 0.0,
             presence_penalty=self.presence_penalty or 0.0,
@@ -192,10 +187,14 @@ class GenerateBody(_Body):
         )
 
 
+def _is_form(wanted: ResponseFormat | None) -> bool:
+    return wanted is not None and not isinstance(wanted, TextFormat)
+
+
 class CompletionBody(GenerateBody):
     """`POST /v1/completions`. A prompt is text or token ids."""
 
-    idle: ClassVar[Mapping[str, Sequence[object]]] = _IDLE_COMPLETION
+    idle: ClassVar[unsupported.IdleValues] = unsupported.OF_COMPLETIONS
 
     prompt: str | list[Token] | list[str] | list[list[Token]]
     echo: bool | None = None
@@ -243,6 +242,8 @@ class TextPart(_Body):
 
 
 class Message(_Body):
+    idle: ClassVar[unsupported.IdleValues] = unsupported.OF_MESSAGES
+
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[TextPart] | None = None
     name: str | None = None
@@ -254,11 +255,17 @@ class Message(_Body):
             raise ValueError("a message needs `content`")
         return self
 
+    @property
+    def num_characters(self) -> int:
+        if isinstance(self.content, list):
+            return sum(len(part.text) for part in self.content)
+        return len(self.content or "")
+
 
 class ChatBody(GenerateBody):
     """`POST /v1/chat/completions`. Text only."""
 
-    idle: ClassVar[Mapping[str, Sequence[object]]] = _IDLE_CHAT
+    idle: ClassVar[unsupported.IdleValues] = unsupported.OF_CHAT
 
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -304,6 +311,8 @@ def _most_telling(errors: list[ErrorDetails]) -> ErrorDetails:
 def _bad_request(error: ErrorDetails) -> BadRequest:
     context = error.get("ctx", {})
     path = [str(part) for part in error["loc"]]
+    if path[:1] == ["response_format"]:
+        del path[1:2]  # the type of the format, by which pydantic tells them apart
     if error["type"] in ("empty", "too_many"):
         return BadRequest(error["msg"], param=str(context["name"]))
     if error["type"] == "unsupported":

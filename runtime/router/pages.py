@@ -15,7 +15,8 @@ from mserve.runtime.cluster.view import ClusterView, PoolView, worker_views
 from mserve.runtime.errors import BadRequest, NotFound, RequestError
 from mserve.runtime.router import responses
 from mserve.runtime.router.fleet import Fleet
-from mserve.runtime.router.plans import PlanLog, plan_json
+from mserve.runtime.router.gate import key_of
+from mserve.runtime.router.plans import PlanLog, PlanRecord, plan_json
 from mserve.runtime.router.reservations import Reservations
 from mserve.runtime.router.telemetry import RouterMetrics
 
@@ -65,6 +66,7 @@ class Pages:
             "/v1/cluster": self.cluster,
             "/v1/plans": self.recent_plans,
             "/v1/plans/{id}": self.plan,
+            "/v1/plans/of/{id}": self.request_plans,
             "/health": self.health,
             "/ready": self.ready,
             "/metrics": self.metrics,
@@ -100,16 +102,24 @@ class Pages:
 
     async def recent_plans(self, scope: Scope, send: Send) -> None:
         """The newest first; at most 100."""
-        listed = [
-            {"id": record.id, "request_id": record.request_id, "state": record.state.value}
-            for record, _ in zip(self._plans, range(100), strict=False)
-        ]
+        listed = [_entry(record) for record, _ in zip(self._plans, range(100), strict=False)]
         await asgi.respond_json(send, {"plans": listed})
+
+    async def request_plans(self, scope: Scope, send: Send) -> None:
+        """Those of one request, a plan for each choice, in order."""
+        request_id = scope["path_params"]["id"]
+        records = [r for r in self._plans.of_request(request_id) if _may_see(scope, r)]
+        if not records:
+            raise NotFound(
+                f"No request `{request_id}` is known here: its id stands in the x-request-id header "
+                "of its answer."
+            )
+        await asgi.respond_json(send, {"plans": [_entry(record) for record in records]})
 
     async def plan(self, scope: Scope, send: Send) -> None:
         plan_id = scope["path_params"]["id"]
         record = self._plans.get(plan_id)
-        if record is None:
+        if record is None or not _may_see(scope, record):
             raise NotFound(
                 f"No plan `{plan_id}` is known here: the id stands in the x-mserve-plan header of "
                 f"an answer, and the last {self._plans.size} plans are kept by the router that "
@@ -136,6 +146,16 @@ class Pages:
 
     def _model_entry(self) -> dict[str, object]:
         return responses.model_entry(self._model, self._created, self._fleet.snapshot.max_model_len)
+
+
+def _entry(record: PlanRecord) -> dict[str, str]:
+    return {"id": record.id, "request_id": record.request_id, "state": record.state.value}
+
+
+def _may_see(scope: Scope, record: PlanRecord) -> bool:
+    """A key shows its own tenant's plans; where there is no key, all or the operator's."""
+    key = key_of(scope)
+    return key is None or key.tenant == record.tenant
 
 
 async def unknown_path(connection: HTTPConnection, error: Exception) -> Response:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from mserve.compiler.plan import Decision, Step, StepName, WorkerName
+from mserve.compiler.plan import Decision, StartGenerate, Step, StepName, WorkerName
 from mserve.compiler.protocol import (
     ANSWER,
     STEP,
@@ -37,9 +37,18 @@ class StepRecord:
     state: StepState = StepState.PENDING
     report: StepReport | None = None
     error: str = ""
+    streamed: int = 0  # tokens that came from it
+    broken_s: float | None = (
+        None  # when it was given up, where its worker did not say that it ended
+    )
 
     def advance(self, event: StepEvent) -> None:
         self.state = advance(STEP, self.state, event).state
+
+    def give_up(self, event: StepEvent, at_s: float) -> None:
+        """Ends a step that is not over."""
+        self.advance(event)
+        self.broken_s = at_s
 
 
 @dataclass(slots=True)
@@ -72,20 +81,31 @@ class AttemptRecord:
         record.report = report
         return record
 
-    def fail(self, worker: WorkerName, step: StepName, error: str) -> None:
+    def generating(self, worker: WorkerName) -> StepRecord | None:
+        """The step that `worker` streams from."""
+        for record in self.steps.values():
+            if (
+                isinstance(record.step, StartGenerate)
+                and record.step.worker == worker
+                and record.state in OPEN_STATES
+            ):
+                return record
+        return None
+
+    def fail(self, worker: WorkerName, step: StepName, error: str, at_s: float) -> None:
         """Fails `step`, or, where the worker did not say which, its first step that is not over."""
         for record in self.steps.values():
             is_meant = record.step.id == step or (not step and record.step.worker == worker)
             if is_meant and record.state in OPEN_STATES:
-                record.advance(StepEvent.FAIL)
+                record.give_up(StepEvent.FAIL, at_s)
                 record.error = error
                 return
 
-    def cancel_open(self) -> None:
+    def cancel_open(self, at_s: float) -> None:
         """Ends every step that is not over."""
         for record in self.steps.values():
             if record.state in OPEN_STATES:
-                record.advance(StepEvent.CANCEL)
+                record.give_up(StepEvent.CANCEL, at_s)
 
     def computed_elsewhere(self, worker: WorkerName) -> int:
         """Prompt tokens that other workers than `worker` have computed for this plan. What comes
@@ -105,6 +125,7 @@ class PlanRecord:
     request_id: str
     started_s: float
     prompt_tokens: int
+    tenant: str = ""
     state: AnswerState = AnswerState.PLANNING
     attempts: list[AttemptRecord] = field(default_factory=list)
     first_token_s: float | None = None
@@ -137,6 +158,10 @@ class PlanLog:
 
     def get(self, plan_id: str) -> PlanRecord | None:
         return self._records.get(plan_id)
+
+    def of_request(self, request_id: str) -> list[PlanRecord]:
+        """One for each choice, in order."""
+        return [each for each in self._records.values() if each.request_id == request_id]
 
     def __len__(self) -> int:
         return len(self._records)
@@ -186,12 +211,12 @@ def _step_json(record: StepRecord, ms: Any) -> dict[str, Any]:
     if report is not None:
         step |= {
             "start_ms": ms(report.started_s),
-            "end_ms": ms(report.ended_s) if report.state == "done" else None,
+            "end_ms": ms(report.ended_s if report.state == "done" else record.broken_s),
             "matched": report.matched,
             "computed": report.computed,
             "received": report.received,
             "sent": report.sent,
-            "generated": report.generated,
+            "generated": max(report.generated, record.streamed),
             "sent_bytes": report.sent_bytes,
             "received_bytes": report.received_bytes,
         }

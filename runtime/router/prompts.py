@@ -4,9 +4,10 @@ Knows neither HTTP nor plans; the tokenizer is given.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from mserve.runtime.errors import BadRequest
+from mserve.runtime.errors import BadRequest, Unavailable
 from mserve.runtime.router.openai import ChatBody, CompletionBody, GenerateBody
 
 
@@ -22,9 +23,21 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int]) -> str: ...
 
 
-def encode_prompts(body: GenerateBody, tokenizer: Tokenizer) -> list[list[int]]:
-    """Token ids of every prompt; messages are one, in the model's chat template. Raises BadRequest
-    for ids that the model does not have."""
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """Token ids of every prompt, and what every choice begins with."""
+
+    tokens: list[list[int]]
+    echoes: list[str]
+
+
+def read_prompts(body: GenerateBody, tokenizer: Tokenizer) -> Prompts:
+    """Messages are one prompt, in the model's chat template. Raises BadRequest for ids that the
+    model does not have."""
+    return Prompts(_encode_prompts(body, tokenizer), _echoes(body, tokenizer))
+
+
+def _encode_prompts(body: GenerateBody, tokenizer: Tokenizer) -> list[list[int]]:
     _check_biased(body, tokenizer)
     if isinstance(body, ChatBody):
         messages = [message.model_dump(exclude_none=True) for message in body.messages]
@@ -41,15 +54,15 @@ def _encode_prompt(prompt: str | list[int], tokenizer: Tokenizer) -> list[int]:
 
 
 def num_characters(body: GenerateBody) -> int:
-    """How much text there is to encode."""
+    """How much text there is to encode, or ids to check and decode."""
     if isinstance(body, ChatBody):
-        return sum(len(message.content or "") for message in body.messages)
+        return sum(message.num_characters for message in body.messages)
     assert isinstance(body, CompletionBody), "there are two kinds of bodies"
-    return sum(len(prompt) for prompt in body.prompts if isinstance(prompt, str))
+    return sum(len(prompt) for prompt in body.prompts)
 
 
-def echoes(body: GenerateBody, tokenizer: Tokenizer) -> list[str]:
-    """What each choice begins with: its prompt, if that was asked for."""
+def _echoes(body: GenerateBody, tokenizer: Tokenizer) -> list[str]:
+    """A choice begins with its prompt, if that was asked for."""
     if not isinstance(body, CompletionBody):
         return [""] * body.num_choices
     prompts: list[str | list[int]] = body.prompts if body.echo else [""] * len(body.prompts)
@@ -80,8 +93,14 @@ def choose_max_tokens(
     if num_prompt == 0:
         raise BadRequest("`prompt`: the prompt is empty.", param=param)
     wanted = body.limit or default
+    if max_model_len is None and wanted is None:
+        raise Unavailable(
+            "No worker has come up yet, so how long an answer may be is not known; set `max_tokens`.",
+            retry_after_s=1.0,
+        )
     if max_model_len is None:
-        return wanted or 16  # no worker is known; the one that comes will check
+        assert wanted is not None, "checked above"
+        return wanted  # the worker that comes will check
     room = max_model_len - num_prompt
     if room < 1 or (body.limit is not None and body.limit > room):
         asked = "" if body.limit is None else f", and `max_tokens` asks for {body.limit} more"

@@ -1,6 +1,7 @@
 """Where answers go: server-sent events, or one JSON body at the end. Each has one or more choices.
 
-Writing is awaited, so a slow reader slows its workers down and nothing piles up here. Knows no plan.
+Writing events is awaited, so a slow reader slows its workers down and nothing piles up here; a JSON
+body is kept until it is whole, and `max_tokens` bounds it. Knows of plans only what their header says.
 """
 
 import asyncio
@@ -61,6 +62,7 @@ class StreamedAnswer:
     ) -> None:
         self._send = send
         self._headers = headers
+        self._plan: Headers = []  # once there is one
         self._render = render
         self._include_usage = include_usage
         self._echoes = dict(enumerate(echoes))
@@ -71,8 +73,7 @@ class StreamedAnswer:
         self.sinks = [ChoiceSink(self, index) for index in range(len(echoes))]
 
     def placed(self, plan_id: str, route: str) -> None:
-        if not self._has_started:
-            self._headers[-1] = plan_header(plan_id, route)
+        self._plan = [_plan_header(plan_id, route)]
 
     async def tokens(self, index: int, payload: bytes) -> None:
         async with self._writing:
@@ -93,13 +94,16 @@ class StreamedAnswer:
         if self._has_started:
             await asgi.write(self._send, responses.error_event(error), more=False)
         else:
-            await respond_error(self._send, error, self._headers)
+            await respond_error(self._send, error, [*self._headers, *self._plan])
 
     async def _begin(self, index: int) -> None:
         if not self._has_started:
             self._has_started = True
             await asgi.start(
-                self._send, 200, EVENT_STREAM, [(b"cache-control", b"no-cache"), *self._headers]
+                self._send,
+                200,
+                EVENT_STREAM,
+                [(b"cache-control", b"no-cache"), *self._headers, *self._plan],
             )
         if echo := self._echoes.pop(index, ""):
             await asgi.write(self._send, chunk(replace(self._render, index=index), echo))
@@ -122,6 +126,7 @@ class WholeAnswer:
     ) -> None:
         self._send = send
         self._headers = headers
+        self._plan: Headers = []  # once there is one
         self._render = render
         self._chat = chat
         self._has_events = has_events
@@ -132,7 +137,7 @@ class WholeAnswer:
         self.sinks = [ChoiceSink(self, index) for index in range(len(echoes))]
 
     def placed(self, plan_id: str, route: str) -> None:
-        self._headers[-1] = plan_header(plan_id, route)
+        self._plan = [_plan_header(plan_id, route)]
 
     async def tokens(self, index: int, payload: bytes) -> None:
         self._parts[index].append(payload)
@@ -144,11 +149,11 @@ class WholeAnswer:
         self.is_complete = True
         choices = [self._choice(number) for number in range(len(self._parts))]
         body = whole_answer(self._render, choices, total, chat=self._chat)
-        await asgi.respond(self._send, 200, body, headers=self._headers)
+        await asgi.respond(self._send, 200, body, headers=[*self._headers, *self._plan])
 
     async def fail(self, error: RequestError) -> None:
         self.is_complete = True
-        await respond_error(self._send, error, self._headers)
+        await respond_error(self._send, error, [*self._headers, *self._plan])
 
     def _choice(self, index: int) -> WholeChoice:
         payload, reason = b"".join(self._parts[index]), self._counts.reason(index)
@@ -193,5 +198,5 @@ async def respond_error(send: Send, error: RequestError, headers: Headers) -> No
     await asgi.respond(send, error.status, responses.error_body(error), headers=headers)
 
 
-def plan_header(plan_id: str, route: str) -> asgi.Header:
+def _plan_header(plan_id: str, route: str) -> asgi.Header:
     return (b"x-mserve-plan", f"{plan_id}; route={route}".encode())

@@ -8,7 +8,6 @@ Changes need the operator's token. Knows no language.
 """
 
 import asyncio
-import hmac
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
@@ -19,16 +18,17 @@ from mserve.compiler.observe import Strategy
 from mserve.runtime import asgi
 from mserve.runtime.cluster.compatibility import mismatches
 from mserve.runtime.cluster.view import WorkerView
-from mserve.runtime.errors import BadRequest, Conflict, RequestError, Unauthorized, Unavailable
+from mserve.runtime.errors import BadRequest, Conflict, RequestError, Unavailable
 from mserve.runtime.router import responses
 from mserve.runtime.router.live import Adapter, Language, LiveStrategy
+from mserve.runtime.router.operator import Operator
 
 MAX_TEXT_BYTES = 1 << 20
 Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class StrategyPages:
-    """`token` "": nobody may change anything. `workers` are those of the cluster now."""
+    """`workers` are those of the cluster now."""
 
     def __init__(
         self,
@@ -36,13 +36,13 @@ class StrategyPages:
         adapter: Adapter,
         language: Language | None,
         workers: Callable[[], Sequence[WorkerView]],
-        token: str = "",
+        operator: Operator,
     ) -> None:
         self._live = live
         self._adapter = adapter
         self._language = language
         self._workers = workers
-        self._token = token.encode()
+        self._operator = operator
 
     def routes(self) -> list[Route]:
         table: list[tuple[str, str, Handler]] = [
@@ -63,7 +63,7 @@ class StrategyPages:
 
     async def set_params(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Values as the language writes them, or numbers in base units (seconds, bytes, ratios)."""
-        self._authorize(scope)
+        self._operator.check(scope)
         try:
             asked = msgspec.json.decode(
                 await asgi.read_body(receive, MAX_TEXT_BYTES), type=dict[str, float | str]
@@ -75,7 +75,7 @@ class StrategyPages:
 
     async def replace(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Checked, proved and compared with the cluster first. Raises Unprocessable, Conflict."""
-        self._authorize(scope)
+        self._operator.check(scope)
         if self._language is None:
             raise Unavailable("This router cannot compile strategies.")
         text = await asgi.read_body(receive, MAX_TEXT_BYTES)
@@ -93,17 +93,6 @@ class StrategyPages:
         if isinstance(value, str):
             raise BadRequest(f"'{name}' takes a number.", param=name)
         return value
-
-    def _authorize(self, scope: Scope) -> None:
-        """Raises Unauthorized."""
-        if not self._token:
-            raise Unauthorized(
-                "Changes are off: start the router with MSERVE_ADMIN_TOKEN in its environment, and "
-                "send it as `Authorization: Bearer ...`."
-            )
-        given = dict(scope["headers"]).get(b"authorization", b"")
-        if not hmac.compare_digest(given, b"Bearer " + self._token):
-            raise Unauthorized("Changes need the operator's token as `Authorization: Bearer ...`.")
 
     def _shown(self) -> Mapping[str, object]:
         strategy = self._live.current

@@ -26,14 +26,21 @@ _SIGNATURE = HEADER.encode()
 
 
 class Gate:
-    """An ASGI app that lets calls of the cluster through to `app` and answers 401 to others."""
+    """An ASGI app that lets calls of the cluster to `worker` through to `app` and answers 401 to
+    others."""
 
     def __init__(
-        self, app: App, token: str, now: Callable[[], float], max_body_bytes: int = 16 << 20
+        self,
+        app: App,
+        token: str,
+        worker: str,
+        now: Callable[[], float],
+        max_body_bytes: int,
     ) -> None:
         assert token, "an empty token would let everybody in"
         self._app = app
         self._bearer = b"Bearer " + token.encode()
+        self._worker = worker
         self._signer = CallSigner(token, now)
         self._max_body_bytes = max_body_bytes
 
@@ -55,7 +62,9 @@ class Gate:
         if hmac.compare_digest(headers.get(b"authorization", b""), self._bearer):
             return receive
         signature = headers.get(_SIGNATURE, b"").decode("latin-1")
-        digest = self._signer.check_head(scope["method"], scope["path"], signature)
+        query = scope["query_string"].decode("latin-1")
+        path = f"{scope['path']}?{query}" if query else scope["path"]
+        digest = self._signer.check_head(self._worker, scope["method"], path, signature)
         body = await asgi.read_body(receive, self._max_body_bytes)
         self._signer.check_body(body, digest)
         return _replayed(body, receive)

@@ -133,7 +133,9 @@ async def run_worker(config: WorkerConfig, connect: Connect, stop: asyncio.Event
             logger.warning("%s", note)
         logger.info("worker %s serves at %s", config.name, info.url)
         await announcer.join()
-        app = _app(worker, _mlc_calls(worker, info, tokenizer), config.trust.cluster_token)
+        app = _app(
+            worker, _mlc_calls(worker, info, tokenizer), info.name, config.trust.cluster_token
+        )
         serving = serve(app, listener, config.tls)
         await _serve(serving, announcer, link, draining, stop)
     finally:
@@ -156,9 +158,9 @@ async def _wait_for_name(registry: Registry, name: str) -> None:
         await asyncio.sleep(0.1)
 
 
-def _app(worker: WorkerApp, mlc: MlcCalls, token: str) -> ASGIApp:
+def _app(worker: WorkerApp, mlc: MlcCalls, name: str, token: str) -> ASGIApp:
     app = create_app(worker, mlc.handlers())
-    return Gate(app, token, LoopClock().time, MAX_BODY_BYTES) if token else app
+    return Gate(app, token, name, LoopClock().time, MAX_BODY_BYTES) if token else app
 
 
 async def _serve(

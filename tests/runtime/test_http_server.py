@@ -102,6 +102,22 @@ def test_a_header_in_small_pieces_counts_as_one() -> None:
     assert served(use).startswith(b"HTTP/1.1 431 ")
 
 
+def test_a_request_behind_a_long_body_is_not_charged_for_it() -> None:
+    body = b"b" * 3000
+    first = b"POST / HTTP/1.1\r\ncontent-length: %d\r\n\r\n" % len(body)
+
+    async def use(connect: Open) -> list[bytes]:
+        reader, writer = await connect()
+        writer.write(first + body + b"GET / HTTP/1.1\r\nx: ")
+        answers = [await reader.readuntil(b"ok")]
+        writer.write(b"y\r\n\r\n")
+        answers.append(await asyncio.wait_for(reader.readuntil(b"ok"), 5))
+        writer.close()
+        return answers
+
+    assert all(answer.startswith(OK) for answer in served(use))
+
+
 def test_a_kept_connection_may_ask_again_later() -> None:
     """The clock runs while a request is being sent, not between two."""
 

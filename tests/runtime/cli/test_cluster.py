@@ -46,13 +46,26 @@ VIEW = ClusterView(
 
 @contextmanager
 def answering(body: bytes, status: int = 200, path: str = "/v1/cluster") -> Iterator[str]:
-    """A server that answers one path so; yields its address."""
+    """A server that answers one path so, with its body also where there is nothing."""
+    with serving({path: body}, status, missing=body) as address:
+        yield address
+
+
+@contextmanager
+def serving(pages: dict[str, bytes], status: int = 200, missing: bytes = b"") -> Iterator[str]:
+    """A server of `pages`, by path or by `POST path`; yields its address."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(status if self.path == path else 404)
+            self.answer(self.path)
+
+        def do_POST(self) -> None:
+            self.answer(f"POST {self.path}")
+
+        def answer(self, what: str) -> None:
+            self.send_response(status if what in pages else 404)
             self.end_headers()
-            self.wfile.write(body)
+            self.wfile.write(pages.get(what, missing))
 
         def log_message(self, *_: object) -> None:
             """Quiet."""
@@ -122,7 +135,9 @@ def test_something_else_is_there(body: bytes, status: int, said: Captured) -> No
 def test_check_against_a_cluster_that_fits(said: Captured) -> None:
     with answering(BODY) as address:
         assert main(["check", "balanced", "--against", address]) == 0
-    assert said() == ("", "")
+    out, err = said()
+    assert out == ""
+    assert "balanced.mserve: can be served by the 2 workers of" in err
 
 
 def test_check_against_a_cluster_without_a_pool(said: Captured) -> None:
@@ -153,6 +168,26 @@ def test_why_draws_a_plan_by_its_id_or_the_whole_header(written: str, said: Capt
     out, _ = said()
     assert "plan 57f4: done" in out
     assert "strategy balanced, route split (d = decode-0)" in out
+
+
+def test_why_draws_all_plans_of_a_request(said: Captured) -> None:
+    pages = {
+        "/v1/plans/of/r1": {"plans": [{"id": "57f4"}, {"id": "57f5"}]},
+        "/v1/plans/57f4": PLAN,
+        "/v1/plans/57f5": {**PLAN, "id": "57f5"},
+    }
+    with serving({path: json.dumps(page).encode() for path, page in pages.items()}) as address:
+        assert main(["why", "r1", address]) == 0
+    out, _ = said()
+    assert "plan 57f4: done" in out
+    assert "plan 57f5: done" in out
+
+
+def test_drain_asks_the_router(said: Captured) -> None:
+    with serving({"POST /v1/workers/decode-0/drain": b"{}"}) as address:
+        assert main(["drain", "decode-0", address]) == 0
+        assert "decode-0 takes no more requests" in said()[0]
+        assert main(["drain", "decode-1", address]) == 2
 
 
 def test_why_says_what_the_router_says(said: Captured) -> None:

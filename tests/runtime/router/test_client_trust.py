@@ -43,7 +43,7 @@ async def worker_app(scope: Any, receive: Any, send: Any) -> None:
 def ask(kit: Any, tls: http_server.Tls, client: HttpClient, host: str = "127.0.0.1") -> bytes:
     async def main() -> bytes:
         listener = http_server.bind("127.0.0.1", 0)
-        app = Gate(worker_app, TOKEN, time.time)
+        app = Gate(worker_app, TOKEN, "w-0", time.time, 1 << 20)
         server = asyncio.create_task(http_server.serve(app, listener, tls))
         url = http_server.url_of(listener, host, "https")
         info = replace(kit.cluster("w-0").workers["w-0"].info, url=url)

@@ -88,6 +88,16 @@ def test_a_lost_worker_leaves_no_gap_and_no_duplicate(kit: Any, lose_after: int)
     assert kit.idle(router)
 
 
+def test_the_record_of_a_lost_step_says_how_far_it_came(kit: Any) -> None:
+    cluster = kit.cluster("workers-0", "workers-1")
+    cluster.workers["workers-0"].script = kit.Script(lose_after=3)
+    _, router = run(kit, cluster, kit.Strategy(kit.generate_on_first))
+    first, second = plan_json(next(iter(router.plans)))["attempts"]
+    (lost,), (done,) = first["steps"], second["steps"]
+    assert (lost["state"], lost["generated"], done["generated"]) == ("failed", 3, 5)
+    assert lost["start_ms"] <= lost["end_ms"] <= done["end_ms"]
+
+
 def test_min_tokens_count_from_the_answers_start(kit: Any) -> None:
     cluster = kit.cluster("workers-0", "workers-1")
     cluster.workers["workers-0"].script = kit.Script(lose_after=3)

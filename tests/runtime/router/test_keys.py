@@ -191,3 +191,30 @@ def test_a_file_that_lets_nobody_in_is_a_mistake(tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("# nobody\n")
     with pytest.raises(ConfigError, match="has no key"):
         KeyFile(tmp_path / "empty")
+
+
+def test_a_key_reads_the_plans_of_its_own_tenant_only(kit: Any, keys: Keys) -> None:
+    async def use(client: Client, cluster: Any) -> list[int]:
+        answer = await ask(kit, client, keys.alice)
+        plan_id = answer.headers["x-mserve-plan"].partition(";")[0]
+        of = f"/v1/plans/of/{answer.headers['x-request-id']}"
+        return [
+            (await client.get(path, headers=bearer(key))).status_code
+            for path in (f"/v1/plans/{plan_id}", of)
+            for key in (keys.alice, keys.anna, keys.bob, ADMIN)
+        ]
+
+    assert serve(kit, keys, use) == [200, 200, 404, 200] * 2
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        (["a sha256:{0}", "b sha256:{0}"], "keys:2: this is the key of 'a' above"),
+        (["a sha256:{0} tenant=x tenant=y"], "keys:1: an option stands twice"),
+    ],
+)
+def test_what_would_be_taken_silently_is_refused(lines: list[str], says: str) -> None:
+    text = "\n".join(lines).format("0" * 64)
+    with pytest.raises(ConfigError, match=says):
+        parse_keys(text, "keys")

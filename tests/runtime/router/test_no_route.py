@@ -8,6 +8,7 @@ import pytest
 
 from mserve.compiler.plan import LimitsSpec
 from mserve.runtime.errors import Unavailable
+from mserve.runtime.router import fleet
 
 PROMPT = tuple(range(100, 140))
 
@@ -32,7 +33,7 @@ def test_the_message_names_the_pool_and_what_happened(kit: Any) -> None:
     with pytest.raises(Unavailable) as raised:
         run(kit, cluster, lambda cluster: cluster.workers.pop("decode-0"))
     assert str(raised.value) == (
-        "No route of the strategy was possible within 0.3 s: there is no live worker in pool"
+        "No route of the strategy was possible in time: there is no live worker in pool"
         " 'decode'. Before: worker decode-0 is lost"
     )
     assert raised.value.retry_after_s == 1.0
@@ -41,6 +42,23 @@ def test_the_message_names_the_pool_and_what_happened(kit: Any) -> None:
 def test_every_pool_without_a_worker_is_named(kit: Any) -> None:
     with pytest.raises(Unavailable, match="no live worker in pool 'prefill' and 'decode'"):
         run(kit, kit.cluster(), lambda cluster: None)
+
+
+def test_where_nobody_has_been_for_long_nobody_waits(
+    kit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request is refused at once, long before `limits.timeout`."""
+    monkeypatch.setattr(fleet, "DESERTED_S", 0.05)
+
+    async def main() -> None:
+        strategy = kit.Strategy(kit.split, kit.PREFILL_DECODE, limits=LimitsSpec(600.0, 2))
+        router = kit.router(kit.cluster("prefill-0"), strategy)
+        async with router.running(), asyncio.timeout(5):
+            with pytest.raises(Unavailable, match="no live worker in pool 'decode'") as raised:
+                await router.executor.execute(kit.request(PROMPT), kit.Collected())
+        assert raised.value.retry_after_s == 5.0
+
+    asyncio.run(main())
 
 
 def test_the_stream_goes_on_with_the_worker_that_came_back(

@@ -23,7 +23,12 @@ class Clock:
 
 
 def call(
-    headers: dict[str, str], *, body: bytes = BODY, path: str = PATH, method: str = "POST"
+    headers: dict[str, str],
+    *,
+    body: bytes = BODY,
+    path: str = PATH,
+    method: str = "POST",
+    query: bytes = b"",
 ) -> tuple[int, Any]:
     """(status, what the app behind the gate read, or the problem)."""
     clock, sent, unread = Clock(), [], [body[:3], body[3:]]
@@ -44,12 +49,13 @@ def call(
 
     raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
     scope: Any = {"type": "http", "method": method, "path": path, "headers": raw}
-    asyncio.run(Gate(app, TOKEN, clock, max_body_bytes=1000)(scope, receive, send))
+    scope["query_string"] = query
+    asyncio.run(Gate(app, TOKEN, "w-0", clock, 1000)(scope, receive, send))
     return sent[0]["status"], json.loads(sent[1]["body"])
 
 
 def signed(token: str = TOKEN, at_s: float = 0.0, **what: Any) -> dict[str, str]:
-    parts = {"method": "POST", "path": PATH, "body": BODY, **what}
+    parts = {"worker": "w-0", "method": "POST", "path": PATH, "body": BODY, **what}
     return {HEADER: CallSigner(token, lambda: Clock.now_s + at_s).sign(**parts)}
 
 
@@ -68,6 +74,8 @@ def test_a_signed_call_reaches_the_app_with_its_body() -> None:
         (signed("another cluster's"), "not of this cluster"),
         (signed(path="/v1/microserving/match"), "not of this cluster"),
         (signed(method="GET"), "not of this cluster"),
+        (signed(worker="w-1"), "not of this cluster"),
+        (signed(path=PATH + "?all=1"), "not of this cluster"),
         (signed(at_s=-31), "31 s ago"),
         (signed(at_s=31), "-31 s ago"),
         (signed(body=b"another body"), "not the one that was signed"),
@@ -79,6 +87,11 @@ def test_other_calls_are_refused(headers: dict[str, str], says: str) -> None:
     status, problem = call(headers)
     assert status == 401
     assert says in problem["detail"]
+
+
+def test_a_signature_covers_the_query() -> None:
+    assert call(signed(path=PATH + "?all=1"), query=b"all=1")[0] == 200
+    assert call(signed(), query=b"all=1")[0] == 401
 
 
 def test_a_signature_holds_for_its_time_only_if_it_covers_it() -> None:
