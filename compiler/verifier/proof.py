@@ -4,9 +4,11 @@ Each worker is explored alone, among others that may do anything, and each scene
 many faults as its budget allows. Both are done once per process, whatever leads to them.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import repeat
+from typing import Any
 
 from mserve.compiler.pipeline import CompiledStrategy
 from mserve.compiler.routes import CompiledRoute
@@ -18,6 +20,8 @@ from mserve.compiler.verifier.rules import RULES
 from mserve.compiler.verifier.scene import Part, Scene
 from mserve.compiler.verifier.shapes import RouteForm, scenes_of
 from mserve.compiler.verifier.story import story, story_alone
+
+Run = Callable[..., Iterable[Any]]
 
 FAULTS = 2
 BUDGET = 28_000  # states of one scene with one number of faults, and of one worker alone
@@ -66,15 +70,16 @@ class Counterexample:
 
 
 def prove(
-    strategy: CompiledStrategy, faults: int = FAULTS, budget: int = BUDGET
+    strategy: CompiledStrategy, faults: int = FAULTS, budget: int = BUDGET, *, run: Run = map
 ) -> Proof | Counterexample:
     """Explores every shape of every route, and every worker of each alone.
 
-    Bounded: none takes more than `budget` states for one number of faults.
+    Bounded: none takes more than `budget` states for one number of faults. `run` is `map`, or that of
+    an executor whose processes share the work.
     """
     routes = []
     for route in strategy.routes:
-        found = _prove_route(strategy.name, route, faults, budget)
+        found = _prove_route(strategy.name, route, faults, budget, run)
         if isinstance(found, Counterexample):
             return found
         routes.append(found)
@@ -82,13 +87,14 @@ def prove(
 
 
 def _prove_route(
-    strategy: str, route: CompiledRoute, faults: int, budget: int
+    strategy: str, route: CompiledRoute, faults: int, budget: int, run: Run
 ) -> RouteProof | Counterexample:
     scenes = scenes_of(_form(route))
     parts = tuple(dict.fromkeys(part for scene in scenes for part in parts_of(scene)))
     num_states, num_proved, num_open = 0, [0] * (faults + 1), 0
-    for scene in scenes:
-        *_, last = results = list(_deepened(scene, faults, budget))
+    explored = run(_deepened, scenes, repeat(faults), repeat(budget))
+    for scene, results in zip(scenes, explored, strict=True):
+        last = results[-1]
         if last.broken is not None:
             return Counterexample(strategy, route.name, last.broken, story(scene, last))
         complete = [result for result in results if result.is_complete]
@@ -96,7 +102,7 @@ def _prove_route(
         if complete:
             num_proved[len(complete) - 1] += 1
             num_states += complete[-1].num_states
-    alone = [_explore_alone(part, budget) for part in parts]
+    alone = list(run(_explore_alone, parts, repeat(budget)))
     broken = _first_broken(zip(parts, alone, strict=True))
     if broken is not None:
         part, found = broken
@@ -119,10 +125,15 @@ def _first_broken(found: Iterable[tuple[Part, Solitude]]) -> tuple[Part, Solitud
     return next((each for each in found if each[1].broken is not None), None)
 
 
-def _deepened(scene: Scene, faults: int, budget: int) -> Iterator[Exploration]:
+@lru_cache(maxsize=4096)
+def _deepened(scene: Scene, faults: int, budget: int) -> tuple[Exploration, ...]:
+    return tuple(_deepening(scene, faults, budget))
+
+
+def _deepening(scene: Scene, faults: int, budget: int) -> Iterator[Exploration]:
     """With no fault, with one, ... until it breaks, is enough, or would be too large."""
     for number in range(faults + 1):
-        result = _explore(scene, number, budget)
+        result = explore(scene, number, max_states=budget)
         yield result
         if result.broken is not None or not result.is_complete or number == faults:
             return
@@ -136,11 +147,6 @@ def _num_orders(scene: Scene, budget: int) -> int:
     """The states of no fault with every order of messages, as far as they tell whether to go on."""
     most = budget // _GROWTH[0]
     return explore(scene, 0, max_states=most, has_all_orders=True).num_states
-
-
-@lru_cache(maxsize=4096)
-def _explore(scene: Scene, faults: int, budget: int) -> Exploration:
-    return explore(scene, faults, max_states=budget)
 
 
 @lru_cache(maxsize=4096)

@@ -28,6 +28,8 @@ def add_commands(commands: Commands) -> None:
 
 def _verify(arguments: argparse.Namespace) -> int:
     import gc
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
 
     from mserve.compiler.verifier import Proof, prove
     from mserve.compiler.verifier.proof import BUDGET, FAULTS
@@ -36,13 +38,14 @@ def _verify(arguments: argparse.Namespace) -> int:
     faults = FAULTS if arguments.faults is None else arguments.faults
     budget = BUDGET if arguments.states is None else arguments.states
     found: list[Proof | Counterexample] = []
-    for name in arguments.files:
-        strategy = compiled(name)
-        if strategy is None:
-            return 1
-        found.append(prove(strategy, faults, budget))
-        if arguments.format == "text":
-            print(_text(found[-1]), flush=True)
+    with ProcessPoolExecutor(mp_context=get_context("fork")) as pool:
+        for name in arguments.files:
+            strategy = compiled(name)
+            if strategy is None:
+                return 1
+            found.append(prove(strategy, faults, budget, run=pool.map))
+            if arguments.format == "text":
+                print(_text(found[-1]), flush=True)
     if arguments.format == "text" and all(isinstance(each, Proof) for each in found):
         print(
             "In no run was a page freed early, kept for ever or read before its KV was there, a token "

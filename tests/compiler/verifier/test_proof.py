@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from mserve.compiler import verifier
 from mserve.compiler.lower import Shape, make_template
 from mserve.compiler.verifier import proof
 from mserve.compiler.verifier.explorer import Exploration
@@ -14,6 +15,7 @@ from mserve.compiler.verifier.signals import Kind, Signal
 from mserve.compiler.verifier.steps import Move
 from mserve.compiler.verifier.story import story
 from mserve.runtime.cli import main
+from mserve.runtime.cli.strategies import compiled
 
 
 def _split() -> Scene:
@@ -48,8 +50,12 @@ def test_a_file_with_errors_is_not_explored(capsys: pytest.CaptureFixture[str]) 
 def test_a_counterexample_is_printed_as_numbered_sentences(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    strategy = compiled("prefill_decode")
+    assert strategy is not None
     broken = Exploration(7, True, Property.END, "nothing more happens", (Move("cancel", -1),))
-    monkeypatch.setattr(proof, "_explore", lambda scene, faults, budget: broken)
+    monkeypatch.setattr(proof, "_deepened", lambda scene, faults, budget: (broken,))
+    found = proof.prove(strategy)
+    monkeypatch.setattr(verifier, "prove", lambda *_, **__: found)
     assert main(["verify", "prefill_decode"]) == 1
     out = capsys.readouterr().out
     assert "breaks a rule: every run ends" in out
