@@ -105,6 +105,8 @@ def request(style: str, kind: Kind, prompt: str, *, max_tokens: int = 48, **more
         **STYLES[style],
         **more,
     }
+    if "structured_outputs" in body:
+        del body["ignore_eos"]  # a form says itself where the answer ends
     if style == "scored":
         body |= {"logprobs": True, "top_logprobs": 2} if kind == "chat" else {"logprobs": 2}
     return Asked(style, kind, {key: value for key, value in body.items() if value is not None})
