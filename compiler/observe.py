@@ -7,7 +7,7 @@ compiler's closures call it. Times are seconds, lengths tokens, ratios 0..1.
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from mserve.compiler.plan import Decision, LimitsSpec, ParamSpec, PoolSpec, WorkerName
+from mserve.compiler.plan import Decision, LimitsSpec, ParamSpec, PoolSpec, SloSpec, WorkerName
 
 WORKER_OBSERVATIONS = frozenset(
     {
@@ -103,6 +103,9 @@ class Decider(Protocol):
 
     @property
     def limits(self) -> LimitsSpec: ...
+
+    @property
+    def slo(self) -> SloSpec: ...
 
     @property
     def observes(self) -> frozenset[str]:

@@ -76,7 +76,7 @@ class CompiledStrategy:
         self.slo: SloSpec = slo_of(tree)
         self.params: Mapping[str, ParamSpec] = param_specs(tree)
         self.observes: frozenset[str] = observations_of(tree)
-        self.unsupported: tuple[str, ...] = unsupported_features(tree, self.pools)
+        self.unsupported: tuple[str, ...] = unsupported_features(self.pools)
         self.values = {name: param.default for name, param in self.params.items()}
         self._lowering = Lowering()
 

@@ -106,14 +106,9 @@ def constant(expr: Expr | SettingCall) -> float | bool | str:
 # --- what the runtime cannot execute yet -------------------------------------------------------
 
 
-def unsupported_features(strategy: Strategy, pools: tuple[PoolSpec, ...]) -> tuple[str, ...]:
+def unsupported_features(pools: tuple[PoolSpec, ...]) -> tuple[str, ...]:
     """One sentence for each part of the strategy that the runtime would have to ignore."""
-    return (*_unsupported_declarations(strategy), *_unsupported_settings(pools))
-
-
-def _unsupported_declarations(strategy: Strategy) -> Iterator[str]:
-    if strategy.slos:
-        yield "`slo` goals are not scheduled for yet."
+    return tuple(_unsupported_settings(pools))
 
 
 def _unsupported_settings(pools: tuple[PoolSpec, ...]) -> Iterator[str]:
@@ -130,6 +125,7 @@ def _unsupported_settings(pools: tuple[PoolSpec, ...]) -> Iterator[str]:
 _SUPPORTED_SETTINGS = frozenset(
     {
         ("queue", "fcfs"),
+        ("queue", "deadline"),
         ("queue", "hit_ratio"),
         ("queue", "priority"),
         ("batch", "continuous"),

@@ -17,7 +17,8 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB|TiB)?", re.IGNORECASE)
 MIN_TOKEN_CHARACTERS = 16
 CLUSTER_TOKEN = "MSERVE_CLUSTER_TOKEN"
 """The environment variable with the secret that a cluster's members share."""
-QUEUES = ("fcfs", "hit_ratio", "priority")
+QUEUES = ("fcfs", "hit_ratio", "deadline", "priority")
+LOADS = ("auto", "dummy")
 _FACTORS = {"b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
 
 
@@ -27,8 +28,10 @@ class EngineOptions:
 
     device: str = "cpu"
     dtype: str = "float32"
+    load: str = "auto"
     page_size: int = 16
-    kv_memory_bytes: int = 256 << 20
+    kv_memory_bytes: int | None = None  # None: a share of a GPU's memory, 256 MiB on a CPU
+    gpu_memory_share: float = 0.9  # of what the weights leave free
     host_cache_bytes: int = 0
     prefix_cache: bool = True
     queue: str = "fcfs"
@@ -44,7 +47,7 @@ class EngineOptions:
     def __post_init__(self) -> None:
         positive = {
             "--page-size": self.page_size,
-            "--kv-memory": self.kv_memory_bytes,
+            "--kv-memory": 1 if self.kv_memory_bytes is None else self.kv_memory_bytes,
             "--max-model-len": 1 if self.max_model_len is None else self.max_model_len,
             "--max-batch-tokens": self.max_batch_tokens,
             "--chunk-tokens": self.chunk_tokens,
@@ -56,6 +59,12 @@ class EngineOptions:
         for flag, value in positive.items():
             if value <= 0:
                 raise ConfigError(f"{flag} must be at least 1, not {value}.")
+        if not 0 < self.gpu_memory_share <= 1:
+            raise ConfigError(
+                f"--gpu-memory-share is a share between 0 and 1, not {self.gpu_memory_share}."
+            )
+        if self.load not in LOADS:
+            raise ConfigError(f"--load takes {', '.join(LOADS)}, not {self.load!r}.")
         if self.queue not in QUEUES:
             raise ConfigError(f"--queue takes {', '.join(QUEUES)}, not {self.queue!r}.")
 

@@ -4,12 +4,14 @@ import argparse
 import asyncio
 import os
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mserve.runtime.cli.strategies import Commands, servable
 
 if TYPE_CHECKING:
+    from mserve.compiler.pipeline import CompiledStrategy
     from mserve.runtime.config import AdmissionOptions, ClusterOptions, EngineOptions, TrustOptions
 
 
@@ -134,7 +136,24 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     group.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
     group.add_argument("--page-size", type=int, default=16, metavar="TOKENS")
-    group.add_argument("--kv-memory", default="256MiB", metavar="SIZE", help="for KV, per worker")
+    group.add_argument(
+        "--load",
+        choices=("auto", "dummy"),
+        default="auto",
+        help="dummy: random weights for a config.json alone or a shape's name, to measure with",
+    )
+    group.add_argument(
+        "--kv-memory",
+        metavar="SIZE",
+        help="for KV, per worker (default: 256MiB; on a GPU see --gpu-memory-share)",
+    )
+    group.add_argument(
+        "--gpu-memory-share",
+        type=float,
+        default=0.9,
+        metavar="SHARE",
+        help="of the memory that weights leave free, for KV and computing (default: %(default)s)",
+    )
     group.add_argument(
         "--host-cache", default="0", metavar="SIZE", help="host memory for KV that leaves it"
     )
@@ -143,7 +162,7 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--queue",
-        choices=("fcfs", "hit_ratio", "priority"),
+        choices=("fcfs", "hit_ratio", "deadline", "priority"),
         default="fcfs",
         help="which waiting request goes first",
     )
@@ -167,16 +186,21 @@ def _add_log_level(parser: argparse.ArgumentParser) -> None:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
+    strategy = servable(arguments.file)
+    if strategy is None:
+        return 1
+    with _model(arguments) as model:
+        _serve_model(arguments, strategy, model)
+    return 0
+
+
+def _serve_model(arguments: argparse.Namespace, strategy: "CompiledStrategy", model: Path) -> None:
     from mserve.runtime.cli.live import LiveLanguage
-    from mserve.runtime.config import ServeOptions, model_folder, model_name, worker_counts
+    from mserve.runtime.config import ServeOptions, model_name, worker_counts
     from mserve.runtime.http_server import run_until_stopped
     from mserve.runtime.logs import configure_logging
     from mserve.runtime.serving import serve_cluster
 
-    strategy = servable(arguments.file)
-    if strategy is None:
-        return 1
-    model = model_folder(arguments.model)
     options = ServeOptions(
         model=model,
         served_model=arguments.served_model_name or model_name(model),
@@ -193,20 +217,24 @@ def _serve(arguments: argparse.Namespace) -> int:
     run_until_stopped(
         lambda stop: serve_cluster(strategy, options, stop, _say_ready, LiveLanguage())
     )
-    return 0
 
 
 def _router(arguments: argparse.Namespace) -> int:
+    strategy = servable(arguments.file)
+    if strategy is None:
+        return 1
+    with _model(arguments) as model:
+        _route_model(arguments, strategy, model)
+    return 0
+
+
+def _route_model(arguments: argparse.Namespace, strategy: "CompiledStrategy", model: Path) -> None:
     from mserve.runtime.cli.live import LiveLanguage
-    from mserve.runtime.config import model_folder, model_name
+    from mserve.runtime.config import model_name
     from mserve.runtime.http_server import bind, run_until_stopped
     from mserve.runtime.logs import configure_logging
     from mserve.runtime.router.server import RouterConfig, run_router
 
-    strategy = servable(arguments.file)
-    if strategy is None:
-        return 1
-    model = model_folder(arguments.model)
     cluster = _cluster_options(arguments)
     config = RouterConfig(
         strategy=strategy,
@@ -221,11 +249,16 @@ def _router(arguments: argparse.Namespace) -> int:
     configure_logging(arguments.log_level)
     listener = bind(arguments.host, arguments.port)
     run_until_stopped(lambda stop: run_router(config, listener, stop, _say_ready))
-    return 0
 
 
 def _worker(arguments: argparse.Namespace) -> int:
-    from mserve.runtime.config import model_folder, threads_per_worker
+    with _model(arguments) as model:
+        _work_on(arguments, model)
+    return 0
+
+
+def _work_on(arguments: argparse.Namespace, model: Path) -> None:
+    from mserve.runtime.config import threads_per_worker
     from mserve.runtime.http_server import run_until_stopped
     from mserve.runtime.logs import configure_logging
     from mserve.runtime.worker.server import WorkerConfig, connect_redis, run_worker
@@ -233,7 +266,7 @@ def _worker(arguments: argparse.Namespace) -> int:
     config = WorkerConfig.of(
         name=arguments.name or f"{arguments.pool}-0",
         pool=arguments.pool,
-        model=model_folder(arguments.model),
+        model=model,
         engine=_engine_options(arguments),
         default_threads=threads_per_worker(1),
         host=arguments.host,
@@ -244,7 +277,6 @@ def _worker(arguments: argparse.Namespace) -> int:
     configure_logging(arguments.log_level)
     cluster = _cluster_options(arguments)
     run_until_stopped(lambda stop: run_worker(config, connect_redis(cluster), stop))
-    return 0
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -252,6 +284,26 @@ def _demo(arguments: argparse.Namespace) -> int:
 
     strategy = servable(arguments.file)
     return 1 if strategy is None else asyncio.run(run_demo(strategy, arguments.file))
+
+
+def _model(arguments: argparse.Namespace) -> AbstractContextManager[Path]:
+    """The model's folder, for as long as it is served. A router takes the name of a shape as it
+    is: it needs no weights. Raises ConfigError."""
+    from mserve.runtime.config import model_folder, shipped_model
+    from mserve.runtime.engine.shapes import SHAPES, dummy_folder
+    from mserve.runtime.errors import ConfigError
+
+    name: str | None = arguments.model
+    is_shape = name in SHAPES and not Path(str(name)).is_dir()
+    load = getattr(arguments, "load", "dummy" if is_shape else "auto")
+    if load == "dummy":
+        return dummy_folder(name or shipped_model())
+    if is_shape:
+        raise ConfigError(
+            f"{name} is a shape that mserve knows, without weights: give --load dummy to measure"
+            " with random ones, or a folder that has them."
+        )
+    return nullcontext(model_folder(name))
 
 
 def _cluster_options(arguments: argparse.Namespace) -> "ClusterOptions":
@@ -297,11 +349,14 @@ def _secret(file: Path) -> str:
 def _engine_options(arguments: argparse.Namespace) -> "EngineOptions":
     from mserve.runtime.config import EngineOptions, byte_size
 
+    kv_memory: str | None = arguments.kv_memory
     return EngineOptions(
         device=arguments.device,
         dtype=arguments.dtype,
         page_size=arguments.page_size,
-        kv_memory_bytes=byte_size(str(arguments.kv_memory), "--kv-memory"),
+        load=arguments.load,
+        kv_memory_bytes=byte_size(kv_memory, "--kv-memory") if kv_memory else None,
+        gpu_memory_share=arguments.gpu_memory_share,
         host_cache_bytes=byte_size(str(arguments.host_cache), "--host-cache"),
         prefix_cache=not arguments.no_prefix_cache,
         queue=arguments.queue,

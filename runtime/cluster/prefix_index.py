@@ -1,12 +1,13 @@
 """The prefix index in memory: for one process, for tests and for the simulator.
 
-Per block one integer whose bit s says that the worker in slot s has it; a lookup is a chain of
-bitwise ands. Knows no tokens and no prompts, only keys.
+Decides whose events count, by incarnation and sequence; the blocks lie in a BlockTable. Knows no
+tokens and no prompts, only keys.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mserve.runtime.cluster.block_table import BlockTable
 from mserve.runtime.cluster.membership import MAX_WORKERS, BlockEvents
 from mserve.runtime.cluster.succession import Succession
 from mserve.runtime.errors import NoRoom
@@ -20,12 +21,11 @@ class _Holder:
 
 
 class MemoryPrefixIndex:
-    """Implements `PrefixIndex`. Sweeping is immediate, so a slot is free as soon as it is left."""
+    """Implements `PrefixIndex`. What workers leave behind is swept a part with each change."""
 
     def __init__(self) -> None:
-        self._masks: dict[int, int] = {}
+        self._table = BlockTable()
         self._holders: dict[str, _Holder] = {}
-        self._names: dict[int, str] = {}  # by slot
         self._succession = Succession()
 
     async def publish(self, worker: str, incarnation: str, events: BlockEvents) -> bool:
@@ -35,9 +35,10 @@ class MemoryPrefixIndex:
         if holder is None or events.sequence > holder.sequence + 1:
             return False
         if events.sequence == holder.sequence + 1:
-            self._remove(holder.slot, events.evicted)
-            self._add(holder.slot, events.stored)
+            self._table.remove(holder.slot, events.evicted)
+            self._table.add(holder.slot, events.stored)
             holder.sequence = events.sequence
+        self._table.sweep()
         return True
 
     async def resync(
@@ -47,32 +48,19 @@ class MemoryPrefixIndex:
         holder = self._holders.get(worker)
         if holder and holder.incarnation == incarnation and holder.sequence > sequence:
             return  # a resync that was overtaken on its way
-        self._add(self._enrol(worker, incarnation, sequence).slot, blocks)
+        self._table.add(self._enrol(worker, incarnation, sequence).slot, blocks)
 
     async def lookup(self, keys: Sequence[int]) -> dict[str, int]:
-        matched: dict[str, int] = {}
-        alive = self._masks.get(keys[0], 0) if keys else 0
-        for count, key in enumerate(keys):
-            still = alive & self._masks.get(key, 0)
-            if still != alive:
-                self._name(alive & ~still, count, matched)
-                alive = still
-            if not alive:
-                break
-        self._name(alive, len(keys), matched)
-        return matched
+        return self._table.lookup(keys)
 
     async def forget(self, worker: str, incarnation: str | None = None) -> None:
         holder = self._holders.get(worker)
-        if holder is None or incarnation not in (None, holder.incarnation):
-            return
-        del self._holders[worker], self._names[holder.slot]
-        self._remove(holder.slot, tuple(self._masks))
+        if holder is not None and incarnation in (None, holder.incarnation):
+            self._retire(worker)
 
     async def close(self) -> None:
-        self._masks.clear()
+        self._table = BlockTable()
         self._holders.clear()
-        self._names.clear()
 
     def _newcomer(self, worker: str, incarnation: str, sequence: int) -> _Holder | None:
         """Its holder if this is the first batch of a new incarnation and there is room."""
@@ -84,34 +72,18 @@ class MemoryPrefixIndex:
             return None
 
     def _enrol(self, worker: str, incarnation: str, sequence: int) -> _Holder:
-        old = self._holders.pop(worker, None)
-        if old is not None:
-            del self._names[old.slot]
-            self._remove(old.slot, tuple(self._masks))
-        slot = next((slot for slot in range(MAX_WORKERS) if slot not in self._names), None)
-        if slot is None:
+        self._retire(worker)
+        if len(self._holders) == MAX_WORKERS:
             raise index_full()
-        self._names[slot] = worker
-        self._holders[worker] = holder = _Holder(incarnation, sequence, slot)
+        holder = _Holder(incarnation, sequence, self._table.enter(worker))
+        self._holders[worker] = holder
         return holder
 
-    def _add(self, slot: int, keys: Sequence[int]) -> None:
-        for key in keys:
-            self._masks[key] = self._masks.get(key, 0) | (1 << slot)
-
-    def _remove(self, slot: int, keys: Sequence[int]) -> None:
-        for key in keys:
-            left = self._masks.get(key, 0) & ~(1 << slot)
-            if left:
-                self._masks[key] = left
-            else:
-                self._masks.pop(key, None)
-
-    def _name(self, slots: int, count: int, matched: dict[str, int]) -> None:
-        while slots:
-            lowest = slots & -slots
-            matched[self._names[lowest.bit_length() - 1]] = count
-            slots ^= lowest
+    def _retire(self, worker: str) -> None:
+        holder = self._holders.pop(worker, None)
+        if holder is not None:
+            self._table.leave(holder.slot)
+            self._table.sweep()
 
 
 def index_full() -> NoRoom:

@@ -177,7 +177,7 @@ class _Lookups:
 def _workers(named: list[bytes]) -> dict[int, str]:
     """By slot, without those that are resyncing."""
     pairs = zip(named[::2], named[1::2], strict=True)
-    return {slot[0]: worker.decode() for slot, worker in pairs if worker}
+    return {slot[0]: worker.decode() for slot, worker in pairs if worker[0]}
 
 
 def _matched(held: list[bytes], workers: dict[int, str]) -> dict[str, int]:

@@ -3,15 +3,18 @@
     b:XX               HASH, one of 2^16 buckets. A block's key is 8 bytes, big endian: the first
                        two name the bucket, the other six the field. The value is one byte for
                        each slot that has the block
-    slots              HASH slot -> worker; '' while its worker is resyncing (masked)
+    slots              HASH slot -> worker; '\\0' before it while that is resyncing (masked)
     sweeping           HASH slot -> 'buckets to visit:bytes left'; slots of the gone, not free yet
     sweep              the bucket the sweep visits next
     holder:NAME        HASH incarnation, sequence ('' while resyncing), slot, blocks (a count)
-    events             STREAM of what was applied, capped: what mirrors will follow
+    events             STREAM of what was applied, for mirrors: op, slot, value; op is one of enter
+                       (value: as in `slots`), ready (unmasked), leave, evicted, stored (keys).
+                       8,192 entries of 1 KiB at most, about
 
 All under `index:`; `incarnations:NAME` is the registry's (registry_redis.py). A slot that `slots`
 does not name is masked: lookups answer with names, so its bytes mean nothing. `blocks` counts the
-slot's bytes, so that a sweep stops at the last one.
+slot's bytes, so that a sweep stops at the last one. What a sweep removes is no event: mirrors sweep
+for themselves.
 """
 
 from mserve.runtime.cluster.redis_connection import Script
@@ -62,8 +65,13 @@ local function remove(keys, slot)
   end)
 end
 
-local function record(...)
-  redis.call('XADD', prefix .. 'events', 'MAXLEN', '~', 4096, '*', ...)
+local function record(op, slot, value)
+  redis.call('XADD', prefix .. 'events', 'MAXLEN', '~', 8192, '*',
+             'op', op, 'slot', slot, 'value', value)
+end
+
+local function record_keys(op, slot, keys)
+  for at = 1, #keys, 1024 do record(op, slot, sub(keys, at, at + 1023)) end
 end
 """
 
@@ -76,6 +84,7 @@ local function retire(holder)
   local slot, blocks = unpack(redis.call('HMGET', holder, 'slot', 'blocks'))
   if not slot then return end
   redis.call('HDEL', prefix .. 'slots', slot)
+  record('leave', slot, '')
   if tonumber(blocks) > 0 then
     redis.call('HSET', prefix .. 'sweeping', slot, '65536:' .. blocks)
   end
@@ -101,7 +110,7 @@ local function enrol(worker, incarnation, sequence, name)
   redis.call('HSET', prefix .. 'slots', slot, name)
   redis.call('HSET', holder, 'incarnation', incarnation, 'sequence', sequence,
              'slot', slot, 'blocks', 0)
-  record('op', 'reset', 'worker', worker)
+  record('enter', slot, name)
   return slot
 end
 """
@@ -126,8 +135,8 @@ if tonumber(sequence) <= tonumber(last) then return 1 end
 local removed = remove(evicted, slot)
 redis.call('HINCRBY', holder, 'blocks', add(stored, slot) - removed)
 redis.call('HSET', holder, 'sequence', sequence)
-record('op', 'publish', 'worker', worker, 'sequence', sequence, 'evicted', evicted,
-       'stored', stored)
+record_keys('evicted', slot, evicted)
+record_keys('stored', slot, stored)
 return 1
 """
 )
@@ -143,7 +152,7 @@ if not admits(KEYS[1] .. 'incarnations:' .. worker, incarnation) then return 're
 if current == incarnation and last ~= '' and tonumber(last) > tonumber(sequence) then
   return 'overtaken'
 end
-return enrol(worker, incarnation, '', '') or 'full'
+return enrol(worker, incarnation, '', '\\0' .. worker) or 'full'
 """
 )
 
@@ -156,11 +165,12 @@ local holder = prefix .. 'holder:' .. worker
 local current, last = unpack(redis.call('HMGET', holder, 'slot', 'sequence'))
 if current ~= slot or last ~= '' then return 0 end
 redis.call('HINCRBY', holder, 'blocks', add(keys, slot))
+record_keys('stored', slot, keys)
 if sequence ~= '' then
   redis.call('HSET', holder, 'sequence', sequence)
   redis.call('HSET', prefix .. 'slots', slot, worker)
+  record('ready', slot, '')
 end
-record('op', 'fill', 'worker', worker, 'sequence', sequence, 'stored', keys)
 return 1
 """
 )
@@ -174,7 +184,6 @@ local holder = prefix .. 'holder:' .. worker
 local current = redis.call('HGET', holder, 'incarnation')
 if not current or (incarnation ~= '' and incarnation ~= current) then return 0 end
 retire(holder)
-record('op', 'reset', 'worker', worker)
 return 1
 """
 )
@@ -244,4 +253,35 @@ for number, keys in ipairs(ARGV) do
   answers[number + 1] = answer
 end
 return answers
+""")
+
+# -> {id of the last event, {slot, name, slot, name, ...}}: where a mirror begins. The stream is not
+# empty then, so that every mirror has an event of which it can ask whether it is still there.
+BEGIN = Script("""
+local events = KEYS[1] .. 'index:events'
+local last = redis.call('XREVRANGE', events, '+', '-', 'COUNT', 1)[1]
+local id = last and last[1]
+    or redis.call('XADD', events, '*', 'op', 'begin', 'slot', '', 'value', '')
+return {id, redis.call('HGETALL', KEYS[1] .. 'index:slots')}
+""")
+
+# id of the last event read, events at most, bucket to copy next or '', fields and bytes to copy at
+# most -> {} if that event is not there, else {events after it, next bucket, {{bucket, {field, slots,
+# field, slots, ...}}, ...}}. Buckets are copied as of the last event: only if all were returned.
+FOLLOW = Script("""
+local events, bucket = KEYS[1] .. 'index:events', KEYS[1] .. 'index:b:'
+local last, most, number, budget = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+if #redis.call('XRANGE', events, last, last) == 0 then return {} end
+local found, copied = redis.call('XRANGE', events, '(' .. last, '+', 'COUNT', most), {}
+if not number or #found == most then return {found, ARGV[3], copied} end
+while number < 65536 and budget > 0 do
+  local name = string.char(math.floor(number / 256), number % 256)
+  local entries = redis.call('HGETALL', bucket .. name)
+  budget, number = budget - 1, number + 1
+  if #entries > 0 then
+    copied[#copied + 1] = {name, entries}
+    for at = 2, #entries, 2 do budget = budget - 1 - #entries[at] end
+  end
+end
+return {found, number, copied}
 """)

@@ -77,6 +77,10 @@ class StepOutput:
         return map(Draw, tokens)
 
 
+class StepOutOfMemory(RuntimeError):
+    """The device had no memory left for a batch; less of it may fit."""
+
+
 class ModelRunner(Protocol):
     """Executes batches. A runner owns the model and the KV memory, and no scheduling."""
 

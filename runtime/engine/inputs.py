@@ -71,6 +71,27 @@ class StepInputs:
         )
 
 
+def padded_decodes(
+    inputs: StepInputs, num_rows: int, spare_page: int, page_size: int
+) -> StepInputs:
+    """A step of decodes alone, with rows added up to `num_rows`: token 0 at position 0 of the spare
+    page, of which nothing is ever read for anyone else."""
+    spare = num_rows - len(inputs.token_ids)
+    assert not inputs.chunks, "only decodes are padded to a fixed number of rows"
+    assert spare >= 0, f"{len(inputs.token_ids)} rows do not fit in {num_rows}"
+    zeros = np.zeros(spare, np.int64)
+    return StepInputs(
+        token_ids=np.concatenate((inputs.token_ids, zeros)),
+        positions=np.concatenate((inputs.positions, zeros)),
+        slots=np.concatenate((inputs.slots, zeros + spare_page * page_size)),
+        chunks=(),
+        decode_begin=0,
+        decode_lengths=np.concatenate((inputs.decode_lengths, zeros + 1)),
+        decode_pages=inputs.decode_pages + (np.array([spare_page]),) * spare,
+        sampled_rows=inputs.sampled_rows,
+    )
+
+
 def slots_of(pages: Indices, page_size: int, positions: Indices) -> Indices:
     """Where each position lies in a pool seen as one row of slots."""
     return pages[positions // page_size] * page_size + positions % page_size

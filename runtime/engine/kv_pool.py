@@ -20,7 +20,8 @@ from mserve.runtime.engine.moves import MoveFailure, Moves, PageCopy
 class KvPool:
     """KV of `num_pages` pages in every layer; implements `KvStore`.
 
-    A slot is one position of one page: page * page_size + offset.
+    A slot is one position of one page: page * page_size + offset. With `spare`, one page more is
+    there, number `num_pages`, for rows of a step that stand for no token.
     """
 
     def __init__(
@@ -32,20 +33,23 @@ class KvPool:
         dtype: torch.dtype,
         device: torch.device,
         host_pages: int = 0,
+        spare: bool = False,
     ) -> None:
         self.num_layers = config.num_layers
         self.num_pages = num_pages
+        self.spare_page = num_pages
+        all_pages = num_pages + spare
         self.page_size = page_size
         self.bytes_per_token_layer = bytes_per_token(config, dtype) // config.num_layers
         # Zeros, not garbage: a masked position weighs 0, and 0 times NaN would be NaN.
         self.tensor = torch.zeros(
-            (config.num_layers, 2, num_pages, page_size, config.num_kv_heads, config.head_dim),
+            (config.num_layers, 2, all_pages, page_size, config.num_kv_heads, config.head_dim),
             dtype=dtype,
             device=device,
         )
         self._head_shape = (config.num_kv_heads, config.head_dim)
         slots = self.tensor.view(
-            config.num_layers, 2, num_pages * page_size, config.num_kv_heads, config.head_dim
+            config.num_layers, 2, all_pages * page_size, config.num_kv_heads, config.head_dim
         )
         self._keys = [slots[layer, 0] for layer in range(config.num_layers)]
         self._values = [slots[layer, 1] for layer in range(config.num_layers)]

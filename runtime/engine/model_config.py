@@ -39,7 +39,14 @@ class ModelConfig:
 
 def read_config(folder: Path) -> ModelConfig:
     """The configuration of a Hugging Face folder. Raises ConfigError saying what is at fault."""
-    raw = read_json(folder, "config.json")
+    return parse_config(folder, read_json(folder, "config.json"), read_eos_ids(folder))
+
+
+def parse_config(folder: Path, raw: Json, eos_ids: tuple[int, ...]) -> ModelConfig:
+    """What `raw`, the object of a config.json, says; `folder` is for the errors' words only.
+
+    Raises ConfigError saying what is at fault.
+    """
     architecture = _architecture(folder, raw)
     _refuse_variants(folder, raw)
     fields = JsonFields(folder / "config.json", raw)
@@ -62,7 +69,7 @@ def read_config(folder: Path) -> ModelConfig:
         qkv_bias=architecture == "Qwen2ForCausalLM",
         qk_norm=architecture == "Qwen3ForCausalLM",
         sliding_window=_sliding_window(folder, raw),
-        eos_ids=read_eos_ids(folder),
+        eos_ids=eos_ids,
     )
     return _validated(folder, config)
 

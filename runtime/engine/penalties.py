@@ -21,15 +21,24 @@ def penalize(logits: torch.Tensor, sequences: Items[Sequence]) -> None:
     tokens seen in prompt or answer (Keskar et al., arXiv 1909.05858, section 4.1); the frequency
     penalty takes its value for each time a token stands in the answer, the presence penalty once.
     """
-    for row, sequence in zip(logits, sequences, strict=True):
+    for index, sequence in enumerate(sequences):
         sampling = sequence.sampling
         assert sampling is not None, f"{sequence.key} is sampled but generates nothing"
+        if not _changes_logits(sampling):
+            continue
+        row = logits[index]
         if sampling.logit_bias:
             _add_bias(row, sampling)
         if sampling.repetition_penalty != 1.0:
             _penalize_repetition(row, sequence, sampling.repetition_penalty)
         if sampling.frequency_penalty or sampling.presence_penalty:
             _penalize_answer(row, sequence, sampling)
+
+
+def _changes_logits(sampling: Sampling) -> bool:
+    """For most requests not: on a GPU even to look at a row costs as much as deciding this."""
+    penalized = sampling.frequency_penalty or sampling.presence_penalty
+    return bool(sampling.logit_bias or penalized or sampling.repetition_penalty != 1.0)
 
 
 def _add_bias(row: torch.Tensor, sampling: Sampling) -> None:

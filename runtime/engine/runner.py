@@ -9,50 +9,81 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mserve.runtime.engine.attention import Attention, GatheredAttention
-from mserve.runtime.engine.batching import Batch, LayerHook, StepOutput
+from mserve.runtime.engine.attention import Attention
+from mserve.runtime.engine.backend import Backend, choose_backend, find_device, find_dtype
+from mserve.runtime.engine.batching import Batch, LayerHook, StepOutOfMemory, StepOutput
 from mserve.runtime.engine.constraints import Constraints
+from mserve.runtime.engine.decode_graphs import DecodeGraphs
 from mserve.runtime.engine.distributions import Distributions
 from mserve.runtime.engine.inputs import StepInputs
 from mserve.runtime.engine.kv_pool import KvPool, bytes_per_token
+from mserve.runtime.engine.memory import (
+    DEFAULT_BYTES,
+    free_bytes,
+    largest_batch,
+    pages_in,
+    pages_in_share,
+    working_bytes,
+)
 from mserve.runtime.engine.model_config import ModelConfig, read_config
 from mserve.runtime.engine.models.llama import Llama, LlamaWeights
 from mserve.runtime.engine.sampler import Sampler
-from mserve.runtime.engine.weights import Checkpoint
+from mserve.runtime.engine.shapes import SHAPES, shape_config
+from mserve.runtime.engine.weights import Checkpoint, DummyWeights
 from mserve.runtime.errors import ConfigError
 from mserve.runtime.grammar import Vocabulary
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True)
 class TorchRunner:
-    """A model ready to run. `pool` is also the `KvStore` of the transfers."""
+    """A model ready to run. `pool` is also the `KvStore` of the transfers; `graphs` run what they
+    can of the steps in which nobody waits for single layers."""
 
     model: Llama
     pool: KvPool
     attention: Attention
     sampler: Sampler
+    graphs: DecodeGraphs | None = None
 
     @property
     def config(self) -> ModelConfig:
         return self.model.config
 
     def run(self, batch: Batch, on_layer: LayerHook | None = None) -> StepOutput:
-        with torch.inference_mode():
-            self.pool.move(batch.moves)
-            if not batch.computes:
-                return StepOutput(tokens=[])
-            inputs = StepInputs.of(batch, self.pool.page_size)
-            hidden = self._forward(inputs, on_layer)
-            if not len(inputs.sampled_rows):
-                return StepOutput(tokens=[])
-            if len(inputs.sampled_rows) < len(inputs.token_ids):
-                hidden = hidden[self._on_device(inputs.sampled_rows)]
-            logits = self.model.logits(hidden)
-            distributions = Distributions.of(logits, batch.sampled)
-            tokens = self.sampler.sample(logits, batch.sampled)
-            return StepOutput(tokens=tokens, logprobs=distributions.logprobs(tokens))
+        """See `ModelRunner`. Raises StepOutOfMemory when torch has none left on a device."""
+        try:
+            with torch.inference_mode():
+                return self._run(batch, on_layer)
+        except torch.OutOfMemoryError as error:
+            problem = str(error).partition("\n")[0]
+        # Out here nothing holds the failed step's tensors any more.
+        torch.cuda.empty_cache()
+        raise StepOutOfMemory(problem)
+
+    def _run(self, batch: Batch, on_layer: LayerHook | None) -> StepOutput:
+        self.pool.move(batch.moves)
+        if not batch.computes:
+            return StepOutput(tokens=[])
+        inputs = StepInputs.of(batch, self.pool.page_size)
+        logits = self._logits(inputs, on_layer)
+        if logits is None:
+            return StepOutput(tokens=[])
+        distributions = Distributions.of(logits, batch.sampled)
+        tokens = self.sampler.sample(logits, batch.sampled)
+        return StepOutput(tokens=tokens, logprobs=distributions.logprobs(tokens))
+
+    def _logits(self, inputs: StepInputs, on_layer: LayerHook | None) -> torch.Tensor | None:
+        """[sampled rows, vocab]; None if no row is sampled."""
+        if self.graphs is not None and on_layer is None:
+            logits = self.graphs.logits(inputs)
+            if logits is not None:
+                return logits
+        hidden = self._forward(inputs, on_layer)
+        if not len(inputs.sampled_rows):
+            return None
+        if len(inputs.sampled_rows) < len(inputs.token_ids):
+            hidden = hidden[self._on_device(inputs.sampled_rows)]
+        return self.model.logits(hidden)
 
     def _forward(self, inputs: StepInputs, on_layer: LayerHook | None) -> torch.Tensor:
         """Hidden states [rows, hidden]; fills the pages on the way, layer by layer."""
@@ -74,100 +105,133 @@ class TorchRunner:
 
 
 def load_runner(
-    folder: Path | str,
+    model: Path | str,
     *,
+    load: str = "auto",
     device: str = "cpu",
     dtype: str = "float32",
     page_size: int = 16,
     num_pages: int | None = None,
     host_pages: int = 0,
     kv_memory_bytes: int | None = None,
+    gpu_memory_share: float = 0.9,
     host_memory_bytes: int = 0,
+    max_batch_tokens: int = 2048,
+    max_running: int = 256,
     threads: int | None = None,
     generator: np.random.Generator | None = None,
     attention: str | None = None,
+    graphs: bool = True,
 ) -> TorchRunner:
-    """Loads a Hugging Face folder and allocates KV memory: `num_pages`, or what fits in bytes; the
-    same in host memory.
+    """Loads a Hugging Face folder and allocates KV memory: `num_pages`, or what fits in bytes, or a
+    share of what the weights leave free on a GPU; and pages or bytes in host memory.
 
-    `threads` sets torch's threads for the whole process. `generator` draws for requests without a
-    seed (default: seeded by the operating system). `attention` is "gathered", which runs anywhere,
-    or "flashinfer", the default on CUDA. Raises ConfigError.
+    With `load` "dummy", the weights are random ones, and `model` may be the name of a shape too
+    (shapes.py). Batches have up to `max_batch_tokens` rows and `max_running` sequences: memory is
+    planned and decodes are recorded for that. `threads` sets torch's threads for the whole process.
+    `generator` draws for requests without a seed (default: seeded by the operating system).
+    `attention` is "gathered", which runs anywhere, or "flashinfer", on CUDA the default. Without
+    `graphs` every step is launched kernel by kernel. Raises ConfigError.
     """
+    if load not in ("auto", "dummy"):
+        raise ConfigError(f"Weights are loaded as auto or dummy, not as {load!r}.")
     if threads is not None:
         torch.set_num_threads(threads)
-    folder = Path(folder)
-    config = read_config(folder)
-    torch_device, torch_dtype = _device(device), _dtype(dtype)
-    pages = num_pages or _pages_in(kv_memory_bytes or 0, config, torch_dtype, page_size)
-    page_bytes = page_size * bytes_per_token(config, torch_dtype)
-    with Checkpoint(folder, torch_dtype, torch_device) as checkpoint:
-        weights = LlamaWeights.load(config, checkpoint)
-    try:
-        pool = KvPool(
-            config,
-            num_pages=pages,
-            page_size=page_size,
-            dtype=torch_dtype,
-            device=torch_device,
-            host_pages=host_pages or host_memory_bytes // page_bytes,
-        )
-    except RuntimeError as error:  # torch has no narrower one for "out of memory" on the CPU
-        size = pages * page_bytes + host_memory_bytes
-        raise ConfigError(f"{size >> 20} MiB of KV memory cannot be had: {error}") from None
-    return TorchRunner(
-        model=Llama(config, weights),
-        pool=pool,
-        attention=_attention(attention, pool, config),
-        sampler=Sampler(
-            config.eos_ids,
-            generator or np.random.default_rng(),
-            Constraints(lambda: Vocabulary(folder, config.vocab_size, config.eos_ids)),
-        ),
+    parts = _load_parts(
+        model,
+        load == "dummy",
+        find_device(device),
+        find_dtype(dtype),
+        attention,
+        generator or np.random.default_rng(),
+        page_size,
     )
-
-
-def _attention(name: str | None, pool: KvPool, config: ModelConfig) -> Attention:
-    on_cuda = pool.tensor.device.type == "cuda"
-    name = name or ("flashinfer" if on_cuda else "gathered")
-    if name == "gathered":
-        return GatheredAttention(pool, config.sliding_window)
-    if name != "flashinfer":
-        raise ConfigError(f"The attention {name!r} is not known; use gathered or flashinfer.")
-    if not on_cuda:
-        raise ConfigError("FlashInfer's attention needs a CUDA device; use gathered.")
-    try:
-        from mserve.runtime.engine.attention_flashinfer import FlashInferAttention
-    except ImportError as error:
-        raise ConfigError(
-            f"On CUDA mserve needs FlashInfer, the extra mserve[cu12] or mserve[cu13]: {error}."
-        ) from error
-    return FlashInferAttention(pool, config)
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"{name!r} is not a device; use cpu or cuda.") from None
-    if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"The device {name!r} is not supported; use cpu or cuda.")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"The device {name!r} was asked for, but torch sees no CUDA device.")
-    return device
-
-
-def _dtype(name: str) -> torch.dtype:
-    if name not in DTYPES:
-        raise ConfigError(f"The dtype {name!r} is not supported; use {', '.join(DTYPES)}.")
-    return DTYPES[name]
-
-
-def _pages_in(num_bytes: int, config: ModelConfig, dtype: torch.dtype, page_size: int) -> int:
-    page_bytes = page_size * bytes_per_token(config, dtype)
-    if num_bytes < page_bytes:
-        raise ConfigError(
-            f"{num_bytes} bytes of KV memory hold no page; a page of {page_size} tokens takes"
-            f" {page_bytes}."
+    if num_pages is None:
+        num_pages = parts.plan_pages(
+            kv_memory_bytes, gpu_memory_share, max_batch_tokens, max_running
         )
-    return num_bytes // page_bytes
+    num_recorded = max_running if graphs and parts.backend.has_flashinfer else 0
+    host_pages = host_pages or host_memory_bytes // parts.page_bytes
+    return parts.runner(num_pages, host_pages, num_recorded)
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """A model that is loaded and has no KV memory yet."""
+
+    backend: Backend
+    model: Llama
+    sampler: Sampler
+    page_size: int
+
+    @property
+    def page_bytes(self) -> int:
+        return self.page_size * bytes_per_token(self.backend.config, self.backend.dtype)
+
+    def runner(self, num_pages: int, host_pages: int = 0, num_recorded: int = 0) -> TorchRunner:
+        """Decodes of up to `num_recorded` sequences are recorded. Raises ConfigError."""
+        pool = self._pool(num_pages, host_pages, spare=num_recorded > 0)
+        attention = self.backend.attention(pool)
+        graphs = None
+        if num_recorded:
+            graphs = self.backend.graphs(self.model, pool, attention, num_recorded)
+        return TorchRunner(self.model, pool, attention, self.sampler, graphs)
+
+    def plan_pages(
+        self, kv_memory_bytes: int | None, share: float, max_batch_tokens: int, max_running: int
+    ) -> int:
+        """As many as fit in what was set apart for KV, or else in a share of a GPU's memory."""
+        device, config = self.backend.device, self.backend.config
+        if kv_memory_bytes is not None or device.type == "cpu":
+            given = DEFAULT_BYTES if kv_memory_bytes is None else kv_memory_bytes
+            return pages_in(given, self.page_bytes)
+        batch = largest_batch(max_batch_tokens, max_running, config.max_positions, self.page_size)
+        needed = working_bytes(device, lambda: self.runner(num_pages=1).run(batch))
+        return pages_in_share(free_bytes(device), share, needed, self.page_bytes)
+
+    def _pool(self, num_pages: int, host_pages: int, spare: bool) -> KvPool:
+        try:
+            return KvPool(
+                self.backend.config,
+                num_pages=num_pages,
+                page_size=self.page_size,
+                dtype=self.backend.dtype,
+                device=self.backend.device,
+                host_pages=host_pages,
+                spare=spare,
+            )
+        except RuntimeError as error:  # torch has no narrower one for "out of memory" on the CPU
+            size = (num_pages + host_pages) * self.page_bytes
+            raise ConfigError(f"{size >> 20} MiB of KV memory cannot be had: {error}") from None
+
+
+def _load_weights(folder: Path, is_dummy: bool, backend: Backend) -> LlamaWeights:
+    try:
+        if is_dummy:
+            return LlamaWeights.load(backend.config, DummyWeights(backend.dtype, backend.device))
+        with Checkpoint(folder, backend.dtype, backend.device) as checkpoint:
+            return LlamaWeights.load(backend.config, checkpoint)
+    except torch.OutOfMemoryError as error:
+        raise ConfigError(f"The model's weights do not fit on {backend.device}: {error}") from None
+
+
+def _load_parts(
+    model: Path | str,
+    is_dummy: bool,
+    device: torch.device,
+    dtype: torch.dtype,
+    attention: str | None,
+    generator: np.random.Generator,
+    page_size: int,
+) -> _Parts:
+    folder = Path(model)
+    is_shape = is_dummy and str(model) in SHAPES and not folder.is_dir()
+    config = shape_config(str(model)) if is_shape else read_config(folder)
+    backend = choose_backend(attention, config, device, dtype)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # for streams and graphs, which name none
+    weights = _load_weights(folder, is_dummy, backend)
+    constraints = Constraints(lambda: Vocabulary(folder, config.vocab_size, config.eos_ids))
+    sampler = Sampler(config.eos_ids, generator, constraints, backend.draws(generator))
+    llama = Llama(config, weights, backend.operations(weights.embedding))
+    return _Parts(backend, llama, sampler, page_size)

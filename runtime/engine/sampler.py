@@ -5,6 +5,7 @@ in the batch. Knows nothing of text.
 """
 
 import struct
+from collections.abc import Callable
 from collections.abc import Sequence as Items
 
 import numpy as np
@@ -20,19 +21,26 @@ _GREEDY_BELOW = 1e-5
 """Temperatures from here down leave the most probable token alone, and would overflow."""
 
 
+Draws = Callable[[torch.Tensor, Items[Sampling]], torch.Tensor]
+"""A device's own way to draw: (probabilities [rows, vocab], float32; top-k and top-p of each row) ->
+tokens [rows]"""
+
+
 class Sampler:
-    """Chooses the next token of each row. `generator` serves the requests without a seed,
-    `constraints` those whose answer must have a form."""
+    """Chooses the next token of each row. `generator` serves the requests without a seed, or
+    `unseeded` where given; `constraints` those whose answer must have a form."""
 
     def __init__(
         self,
         eos_ids: Items[int],
         generator: np.random.Generator,
         constraints: Constraints | None = None,
+        unseeded: Draws | None = None,
     ) -> None:
         self._eos_ids = tuple(eos_ids)
         self._generator = generator
         self._constraints = constraints
+        self._unseeded = unseeded
 
     def sample(self, logits: torch.Tensor, sequences: Items[Sequence]) -> list[int]:
         """logits [rows, vocab], which this may overwrite -> one token per row."""
@@ -48,10 +56,27 @@ class Sampler:
         drawn = [
             row for row, sampling in enumerate(samplings) if sampling.temperature > _GREEDY_BELOW
         ]
-        if drawn:
-            draws = self._draw(logits[drawn], [sequences[row] for row in drawn])
-            for row, token in zip(drawn, draws, strict=True):
+        fast = {row for row in drawn if self._is_fast(samplings[row])}
+        for rows, draw in (
+            (sorted(fast), self._draw_unseeded),
+            ([row for row in drawn if row not in fast], self._draw),
+        ):
+            draws = draw(logits[rows], [sequences[row] for row in rows]) if rows else []
+            for row, token in zip(rows, draws, strict=True):
                 tokens[row] = token
+        return tokens
+
+    def _is_fast(self, sampling: Sampling) -> bool:
+        """Whether the device draws it alike: rejection sampling never ends with top-p 0."""
+        is_simple = sampling.seed is None and not sampling.min_p and sampling.top_p > 0
+        return self._unseeded is not None and is_simple
+
+    def _draw_unseeded(self, logits: torch.Tensor, sequences: Items[Sequence]) -> list[int]:
+        assert self._unseeded is not None, "no row is fast without a device's way to draw"
+        samplings = [sampling_of(sequence) for sequence in sequences]
+        temperatures = _column([sampling.temperature for sampling in samplings], logits)
+        scaled = logits.float() / temperatures.float()
+        tokens: list[int] = self._unseeded(scaled.softmax(dim=-1), samplings).tolist()
         return tokens
 
     def _ends(self, sampling: Sampling, vocab: int) -> list[int]:

@@ -1,4 +1,5 @@
-"""The tensors of a Hugging Face folder: safetensors, in one file or sharded by an index.
+"""The tensors of a Hugging Face folder: safetensors, in one file or sharded by an index; or random
+ones in their place.
 
 Owns opening, shape checks and the digest that tells two models' KV apart. Does not know how a
 model arranges its weights: it hands out tensors by name.
@@ -9,11 +10,11 @@ import struct
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
-from xxhash import xxh3_64
+from xxhash import xxh3_64, xxh3_64_intdigest
 
 from mserve.runtime.errors import ConfigError
 from mserve.runtime.model_folder import read_json
@@ -23,6 +24,37 @@ INDEX_FILE = "model.safetensors.index.json"
 
 _NUM_SAMPLES = 64
 _SAMPLE_BYTES = 4096
+_DUMMY_SCALE = 0.02
+"""The standard deviation with which models of this family begin their training."""
+
+
+class WeightSource(Protocol):
+    """Where a model gets its tensors from."""
+
+    def tensor(self, name: str, *shape: int) -> torch.Tensor:
+        """Raises ConfigError with the tensor's name if it cannot be had in this shape."""
+        ...
+
+
+class DummyWeights:
+    """Random tensors of any name and shape, the same for every load on devices of one type.
+
+    Each is drawn from its own name, so that the order and which of them are asked for do not
+    matter. Norms scale by one: activations stay finite through any number of layers.
+    """
+
+    def __init__(self, dtype: torch.dtype, device: torch.device, seed: int = 0) -> None:
+        self._dtype = dtype
+        self._device = device
+        self._seed = seed
+
+    def tensor(self, name: str, *shape: int) -> torch.Tensor:
+        tensor = torch.empty(shape, dtype=self._dtype, device=self._device)
+        if name.endswith("norm.weight"):
+            return tensor.fill_(1.0)
+        generator = torch.Generator(self._device)
+        generator.manual_seed(xxh3_64_intdigest(name.encode(), self._seed) >> 1)
+        return tensor.normal_(0.0, _DUMMY_SCALE, generator=generator)
 
 
 class Checkpoint:
@@ -92,7 +124,7 @@ def weights_digest(folder: Path) -> str:
     Covers config.json, and of each weight file its size, header and samples spread over its bytes:
     it takes milliseconds for files of any size.
     """
-    digest = xxh3_64(json.dumps(read_json(folder, "config.json"), sort_keys=True).encode())
+    digest = _config_digest(folder)
     for path in weight_files(folder):
         num_bytes = path.stat().st_size
         digest.update(struct.pack("<q", num_bytes))
@@ -103,6 +135,17 @@ def weights_digest(folder: Path) -> str:
                 file.seek(max(0, num_bytes - _SAMPLE_BYTES) * sample // (_NUM_SAMPLES - 1))
                 digest.update(file.read(_SAMPLE_BYTES))
     return digest.hexdigest()
+
+
+def dummy_digest(folder: Path, device: str) -> str:
+    """`weights_digest` of dummy weights: one configuration on one type of device has one."""
+    digest = _config_digest(folder)
+    digest.update(f"dummy on {torch.device(device).type}".encode())
+    return digest.hexdigest()
+
+
+def _config_digest(folder: Path) -> xxh3_64:
+    return xxh3_64(json.dumps(read_json(folder, "config.json"), sort_keys=True).encode())
 
 
 def _open(path: Path) -> Any:

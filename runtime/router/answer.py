@@ -77,8 +77,9 @@ class Answer:
         attempt = len(self.record.attempts)
         return Query(self.request, self.tokens, self.remaining, attempt, self.excluded)
 
-    def outgoing(self) -> Outgoing:
-        """What the calls of the next stage carry. Counts up: every stage has its own number."""
+    def outgoing(self, deadline_s: float | None) -> Outgoing:
+        """What the calls of the next stage carry: the first token of it is wanted in `deadline_s`.
+        Counts up: every stage has its own number."""
         request, number = self.request, self.num_dispatched
         self.num_dispatched += 1
         render = request.render
@@ -86,7 +87,14 @@ class Answer:
             render = replace(render, first=False)
         priority = float(request.facts.get("priority", 0.0))
         return Outgoing(
-            self.record.id, number, self.tokens, self._sampling(), render, request.salt, priority
+            self.record.id,
+            number,
+            self.tokens,
+            self._sampling(),
+            render,
+            request.salt,
+            priority,
+            deadline_s,
         )
 
     def _sampling(self) -> Sampling:

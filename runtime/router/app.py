@@ -111,9 +111,9 @@ def create_router(
     fleet = Fleet(registry, clock, poll_s=poll_s, on_gone=forget)
     reservations, history, plans = Reservations(clock), History(clock), PlanLog()
     admitted = Admission(admission or AdmissionOptions(), clock.now)
-    metrics = RouterMetrics(fleet, reservations, admitted)
     salt_secret = salt_secret or secrets.token_bytes(32)
     live = LiveStrategy(strategy, check_observes)
+    metrics = RouterMetrics(fleet, reservations, admitted, live)
     placement = Placement(live, fleet, index, reservations, history)
     adapter = Adapter(live, placement.look, clock)
     executor = Executor(

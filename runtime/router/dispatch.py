@@ -116,6 +116,7 @@ class Outgoing:
     render: Render
     salt: bytes = b""
     priority: float = 0.0
+    deadline_s: float | None = None  # until the next token should be there
 
 
 def plan_calls(
@@ -139,6 +140,7 @@ def plan_calls(
                 incarnation=workers[name].incarnation,
                 salt=outgoing.salt,
                 priority=outgoing.priority,
+                deadline_s=outgoing.deadline_s,
             ),
         )
         for name, calls in steps.items()

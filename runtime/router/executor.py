@@ -101,6 +101,14 @@ class Executor:
     def _deadline(self) -> float:
         return asyncio.get_running_loop().time() + self._strategy.limits.timeout_s
 
+    def _wanted_in_s(self, answer: Answer) -> float | None:
+        """What `slo { ttft }` leaves until the next token; one that a reader waits for is urgent."""
+        ttft_s = self._strategy.slo.ttft_s
+        if ttft_s is None:
+            return None
+        waited_s = self._clock.time() - answer.record.started_s
+        return 0.0 if answer.generated else max(0.0, ttft_s - waited_s)
+
     @contextmanager
     def _recorded(self, answer: Answer) -> Iterator[None]:
         """Whatever happens, the record says how it ended."""
@@ -183,7 +191,9 @@ class Executor:
         """One stage: every call in a task of its own, the generating one in this."""
         answer = attempt.answer
         attempt.num_before, attempt.stage_finish = answer.num_generated, None
-        *others, last = plan_calls(stage, answer.outgoing(), attempt.placed.workers)
+        *others, last = plan_calls(
+            stage, answer.outgoing(self._wanted_in_s(answer)), attempt.placed.workers
+        )
         async with self._guarded(attempt), asyncio.TaskGroup() as group:
             for worker, call in others:
                 group.create_task(self._follow(attempt, worker, call))

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from mserve.compiler.observe import Observations, Strategy
-from mserve.compiler.plan import Decision, LimitsSpec, ParamSpec, PoolSpec
+from mserve.compiler.plan import Decision, LimitsSpec, ParamSpec, PoolSpec, SloSpec
 from mserve.runtime.clock import Clock, Timer
 from mserve.runtime.errors import BadRequest
 
@@ -51,6 +51,10 @@ class LiveStrategy:
     @property
     def limits(self) -> LimitsSpec:
         return self.current.limits
+
+    @property
+    def slo(self) -> SloSpec:
+        return self.current.slo
 
     @property
     def observes(self) -> frozenset[str]:

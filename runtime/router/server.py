@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mserve.compiler.observe import Strategy
 from mserve.runtime.clock import LoopClock
-from mserve.runtime.cluster.prefix_redis import RedisPrefixIndex
+from mserve.runtime.cluster.prefix_mirror import PrefixMirror
 from mserve.runtime.cluster.registry_redis import RedisRegistry
 from mserve.runtime.cluster.signing import CallSigner, derive
 from mserve.runtime.config import AdmissionOptions, TrustOptions
@@ -55,7 +55,7 @@ async def run_router(
         tokenizer = Tokenizer.load(config.model)
         registry = await RedisRegistry.open(config.redis, config.cluster, clock)
         stack.push_async_callback(registry.close)
-        index = await RedisPrefixIndex.open(config.redis, config.cluster)
+        index = await PrefixMirror.open(config.redis, config.cluster)
         stack.push_async_callback(index.close)
         client = _client(trust, clock)
         stack.push_async_callback(client.close)

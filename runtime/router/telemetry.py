@@ -1,5 +1,6 @@
 """What the router counts, and how a finished plan changes it."""
 
+from mserve.compiler.observe import Decider
 from mserve.runtime.metrics import Metrics
 from mserve.runtime.router.admission import Admission
 from mserve.runtime.router.fleet import Fleet
@@ -10,8 +11,15 @@ from mserve.runtime.router.reservations import Reservations
 class RouterMetrics:
     """The router's instruments; every name begins with `mserve_router_`."""
 
-    def __init__(self, fleet: Fleet, reservations: Reservations, admission: Admission) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        reservations: Reservations,
+        admission: Admission,
+        strategy: Decider,
+    ) -> None:
         self._fleet = fleet
+        self._strategy = strategy
         self._reservations = reservations
         metrics = self.metrics = Metrics()
         self._requests = metrics.counter(
@@ -31,6 +39,12 @@ class RouterMetrics:
         )
         self._ttft = metrics.histogram(
             "mserve_router_time_to_first_token_seconds", "From request to first token."
+        )
+        self._goals = metrics.counter(
+            "mserve_router_slo_total",
+            "Answers by goal of the strategy's `slo` (ttft, tpot, all), and whether it was met.",
+            "goal",
+            "met",
         )
         self._duration = metrics.histogram(
             "mserve_router_request_seconds", "From request to the end of the plan."
@@ -63,6 +77,22 @@ class RouterMetrics:
             self._prompt_tokens.add(record.finish.prompt_tokens)
             self._cached_tokens.add(record.finish.cached_tokens)
             self._output_tokens.add(record.finish.completion_tokens)
+            self._judge(record, record.finish.completion_tokens)
+
+    def _judge(self, record: PlanRecord, num_tokens: int) -> None:
+        """Counts a finished answer by goal; its goodput is those of `all` that are met."""
+        slo, first_s, ended_s = self._strategy.slo, record.first_token_s, record.ended_s
+        if first_s is None or ended_s is None:
+            return
+        met: dict[str, bool] = {}
+        if slo.ttft_s is not None:
+            met["ttft"] = first_s - record.started_s <= slo.ttft_s
+        if slo.tpot_s is not None:
+            met["tpot"] = ended_s - first_s <= slo.tpot_s * (num_tokens - 1)
+        if met:
+            met["all"] = all(met.values())
+        for goal, is_met in met.items():
+            self._goals.add(1, goal, "yes" if is_met else "no")
 
     def failed(self, status: int) -> None:
         self._rejected.add(1, str(status))

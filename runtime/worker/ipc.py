@@ -24,8 +24,10 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     incarnation: str
     device: str = "cpu"
     dtype: str = "float32"
+    load: str = "auto"  # the folder's weights; dummy: random ones
     page_size: int = 16
-    kv_memory_bytes: int = 256 << 20
+    kv_memory_bytes: int | None = None  # None: a share of a GPU's memory, 256 MiB on a CPU
+    gpu_memory_share: float = 0.9  # of what the weights leave free
     host_cache_bytes: int = 0
     prefix_cache: bool = True
     queue: Literal["fcfs", "deadline", "priority", "hit_ratio"] = "fcfs"

@@ -13,7 +13,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 
-from mserve.runtime.engine.batching import Batch, ModelRunner
+from mserve.runtime.engine.batching import Batch, ModelRunner, StepOutOfMemory
 from mserve.runtime.errors import EngineFailure, RequestError
 from mserve.runtime.messages import Problem
 from mserve.runtime.transport.base import Transport
@@ -73,7 +73,9 @@ class EngineProcess:
             output = self._runner.run(batch, hook)
         except RUNNER_ERRORS as error:
             logger.exception("the model could not run a batch")
-            self._service.abandon(batch, self._culprits(batch, error), self._clock())
+            is_full = isinstance(error, StepOutOfMemory)
+            culprits = _newest(batch) if is_full else self._culprits(batch, error)
+            self._service.abandon(batch, culprits, self._clock())
         else:
             self._service.commit(batch, output, self._clock())
         return True
@@ -199,6 +201,23 @@ class EngineProcess:
                 self._closed = True
                 return
             del self._outgoing[:sent]
+
+
+def _newest(batch: Batch) -> dict[str, RequestError]:
+    """Those that came last and are a quarter of the batch's rows: the older ones may fit without
+    them, and a few steps settle how many do. Alone each would, which tells nothing."""
+    rows = [(chunk.end - chunk.begin, chunk.sequence) for chunk in batch.prefill]
+    rows += [(1, sequence) for sequence in batch.decode]
+    total, dropped = sum(count for count, _ in rows), 0
+    found: dict[str, RequestError] = {}
+    for count, sequence in sorted(rows, key=lambda row: row[1].order, reverse=True):
+        if 4 * dropped >= total:
+            break
+        found[sequence.key] = EngineFailure(
+            "The device had no memory left for this request beside older ones."
+        )
+        dropped += count
+    return found
 
 
 def _parts(batch: Batch) -> Iterator[tuple[str, Batch]]:

@@ -76,24 +76,30 @@ def _build(config: ipc.EngineConfig) -> tuple[WorkerService, ModelRunner, Transp
     # Torch and UCX take seconds to import; the HTTP process must be able to say so meanwhile.
     from mserve.runtime.engine.calibration import measure_costs
     from mserve.runtime.engine.runner import load_runner
-    from mserve.runtime.engine.weights import weights_digest
+    from mserve.runtime.engine.weights import dummy_digest, weights_digest
     from mserve.runtime.transport.ucx import UcxTransport, cma_warning
     from mserve.runtime.transport.ucx_endpoint import DEFAULT_OPTIONS, LOOPBACK_OPTIONS
 
     runner = load_runner(
         config.model,
+        load=config.load,
         device=config.device,
         dtype=config.dtype,
         page_size=config.page_size,
         kv_memory_bytes=config.kv_memory_bytes,
+        gpu_memory_share=config.gpu_memory_share,
+        max_batch_tokens=config.max_batch_tokens,
+        max_running=config.max_running,
         host_memory_bytes=config.host_cache_bytes,
         threads=config.threads,
     )
     transport = UcxTransport(options=LOOPBACK_OPTIONS if config.loopback_only else DEFAULT_OPTIONS)
     cost = measure_costs(runner, time.perf_counter)
+    folder = Path(config.model)
+    is_dummy = config.load == "dummy"
     layout = KvLayout(
-        model=Path(config.model).resolve().name,
-        weights=weights_digest(Path(config.model)),
+        model=folder.resolve().name,
+        weights=dummy_digest(folder, config.device) if is_dummy else weights_digest(folder),
         dtype=config.dtype,
         num_layers=runner.config.num_layers,
         kv_heads=runner.config.num_kv_heads,

@@ -128,7 +128,6 @@ def test_its_plans_are_the_golden_ones(name: str) -> None:
 # What the runtime has no part for yet, in the sentences that `mserve serve` refuses with.
 NOT_SERVED: dict[str, tuple[str, ...]] = {
     "aligned": (
-        "`slo` goals are not scheduled for yet.",
         "Pool 'decode': `batch = aligned` is not executed yet.",
         "Pool 'decode': `prefetch = peer` is not executed yet.",
     ),

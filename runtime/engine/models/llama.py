@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from mserve.runtime.engine.model_config import ModelConfig
 from mserve.runtime.engine.models.linear import Linear
-from mserve.runtime.engine.models.rotary import rotary_tables, rotate
-from mserve.runtime.engine.weights import Checkpoint
+from mserve.runtime.engine.models.operations import Operations, Rotate, TorchOperations
+from mserve.runtime.engine.weights import WeightSource
 
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """(layer, q [rows, heads, head_dim], k and v [rows, kv_heads, head_dim]) -> shaped like q"""
@@ -41,7 +41,7 @@ class LlamaWeights:
     head: Linear  # hidden -> vocab; the embedding itself where they are tied
 
     @classmethod
-    def load(cls, config: ModelConfig, checkpoint: Checkpoint) -> "LlamaWeights":
+    def load(cls, config: ModelConfig, checkpoint: WeightSource) -> "LlamaWeights":
         """Raises ConfigError naming the first tensor that is missing or misshapen."""
         embedding_shape = (config.vocab_size, config.hidden_size)
         embedding = checkpoint.tensor("model.embed_tokens.weight", *embedding_shape)
@@ -59,59 +59,59 @@ class LlamaWeights:
 class Llama:
     """The computation of one step, given weights and a way to attend."""
 
-    def __init__(self, config: ModelConfig, weights: LlamaWeights) -> None:
+    def __init__(
+        self, config: ModelConfig, weights: LlamaWeights, operations: Operations | None = None
+    ) -> None:
+        """`operations` default to torch's own."""
         self.config = config
         self._weights = weights
-        cos, sin = rotary_tables(
-            config.head_dim, config.max_positions, config.rope_theta, config.rope_scaling
-        )
-        self._cos = cos[:, None].to(weights.embedding)  # [positions, 1, head_dim], for all heads
-        self._sin = sin[:, None].to(weights.embedding)
+        self._operations = operations or TorchOperations(config, weights.embedding)
+        # A layer ends with the norm that the next one, or the head, begins with.
+        self._next_norms = [layer.input_norm for layer in weights.layers[1:]] + [weights.norm]
 
     def forward(
         self, token_ids: torch.Tensor, positions: torch.Tensor, attend: Attend
     ) -> torch.Tensor:
-        """token_ids, positions [rows] -> hidden states [rows, hidden], before the final norm.
+        """token_ids, positions [rows] -> hidden states [rows, hidden], after the final norm.
 
         `attend` is called once per layer, in order; it must also store k and v.
         """
-        cos, sin = self._cos[positions], self._sin[positions]  # [rows, 1, head_dim]
+        operations, layers = self._operations, self._weights.layers
+        rotate = operations.rotation(positions)
         hidden = functional.embedding(token_ids, self._weights.embedding)  # [rows, hidden]
-        for index, layer in enumerate(self._weights.layers):
-            q, k, v = self._qkv(layer, self._norm(hidden, layer.input_norm), cos, sin)
+        normed = operations.norm(hidden, layers[0].input_norm)
+        for index, layer in enumerate(layers):
+            q, k, v = self._qkv(layer, normed, rotate)
             attended = attend(index, q, k, v)  # [rows, heads, head_dim]
-            hidden = hidden + layer.output(attended.flatten(1))
-            hidden = hidden + _mlp(layer, self._norm(hidden, layer.post_norm))
-        return hidden
+            change = layer.output(attended.flatten(1))
+            hidden, normed = operations.add_norm(hidden, change, layer.post_norm)
+            change = self._mlp(layer, normed)
+            hidden, normed = operations.add_norm(hidden, change, self._next_norms[index])
+        return normed
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """hidden [rows, hidden] of the rows that matter -> [rows, vocab]."""
-        return self._weights.head(self._norm(hidden, self._weights.norm))
+        """What `forward` gave for the rows that matter [rows, hidden] -> [rows, vocab]."""
+        return self._weights.head(hidden)
 
     def _qkv(
-        self, layer: LayerWeights, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+        self, layer: LayerWeights, x: torch.Tensor, rotate: Rotate
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """x [rows, hidden] -> q [rows, heads, head_dim], k and v [rows, kv_heads, head_dim]."""
         heads, kv_heads = self.config.num_heads, self.config.num_kv_heads
         qkv = layer.qkv(x).view(len(x), heads + 2 * kv_heads, self.config.head_dim)
         qk, v = qkv[:, : heads + kv_heads], qkv[:, heads + kv_heads :]
         if layer.q_norm is not None and layer.k_norm is not None:
-            q, k = qk[:, :heads], qk[:, heads:]
-            qk = torch.cat((self._norm(q, layer.q_norm), self._norm(k, layer.k_norm)), dim=1)
-        qk = rotate(qk, cos, sin)
+            norm, q, k = self._operations.norm, qk[:, :heads], qk[:, heads:]
+            qk = torch.cat((norm(q, layer.q_norm), norm(k, layer.k_norm)), dim=1)
+        qk = rotate(qk)
         return qk[:, :heads], qk[:, heads:], v
 
-    def _norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return functional.rms_norm(x, weight.shape, weight, self.config.norm_epsilon)
+    def _mlp(self, layer: LayerWeights, x: torch.Tensor) -> torch.Tensor:
+        """SwiGLU (Shazeer, arXiv 2002.05202): x [rows, hidden] -> [rows, hidden]."""
+        return layer.down(self._operations.gate(layer.gate_up(x)))
 
 
-def _mlp(layer: LayerWeights, x: torch.Tensor) -> torch.Tensor:
-    """SwiGLU (Shazeer, arXiv 2002.05202): x [rows, hidden] -> [rows, hidden]."""
-    gate, up = layer.gate_up(x).chunk(2, dim=-1)  # [rows, intermediate] each
-    return layer.down(functional.silu(gate) * up)
-
-
-def _load_layer(config: ModelConfig, checkpoint: Checkpoint, index: int) -> LayerWeights:
+def _load_layer(config: ModelConfig, checkpoint: WeightSource, index: int) -> LayerWeights:
     hidden, intermediate, head_dim = config.hidden_size, config.intermediate_size, config.head_dim
     q_size, kv_size = config.num_heads * head_dim, config.num_kv_heads * head_dim
 

@@ -1,25 +1,51 @@
-"""The contract of PrefixIndex, over both implementations."""
+"""The contract of PrefixIndex, over its three implementations: memory, Redis, a mirror of Redis."""
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 
 from mserve.runtime.cluster.membership import MAX_WORKERS, BlockEvents, PrefixIndex
 from mserve.runtime.cluster.prefix_index import MemoryPrefixIndex
+from mserve.runtime.cluster.prefix_mirror import MirrorOptions, PrefixMirror
 from mserve.runtime.cluster.prefix_redis import RedisPrefixIndex
+from mserve.runtime.cluster.redis_server import executables
 from mserve.runtime.errors import Gone, NoRoom
 
 Scenario = Callable[[Callable[[PrefixIndex], Awaitable[None]]], None]
 
 
-@pytest.fixture
-def run(backend: str | None, cluster: str) -> Scenario:
+class CaughtUpMirror(PrefixMirror):
+    """Answers from its copy only, after another process (it seems) has changed Redis."""
+
+    async def lookup(self, keys: Sequence[int]) -> dict[str, int]:
+        await self.caught_up()
+        before = self.lookups_here
+        found = await super().lookup(keys)
+        assert self.lookups_here == before + 1
+        return found
+
+
+async def open_index(kind: str, url: str, cluster: str) -> PrefixIndex:
+    if kind == "memory":
+        return MemoryPrefixIndex()
+    if kind == "redis":
+        return await RedisPrefixIndex.open(url, cluster)
+    return await CaughtUpMirror.open(url, cluster, MirrorOptions(poll_s=0.001, max_lag_s=60.0))
+
+
+KINDS = [("memory", ""), *((kind, name) for kind in ("redis", "mirror") for name in executables())]
+
+
+@pytest.fixture(params=KINDS, ids=lambda kind: "-".join((kind[0], *kind[1].split("/")[-3:])))
+def run(request: pytest.FixtureRequest, cluster: str) -> Scenario:
     """Runs a scenario against a fresh, empty index and closes it."""
+    kind, program = request.param
+    url = request.getfixturevalue("redis_urls")[program] if program else ""
 
     async def main(scenario: Callable[[PrefixIndex], Awaitable[None]]) -> None:
-        index = await RedisPrefixIndex.open(backend, cluster) if backend else MemoryPrefixIndex()
+        index = await open_index(kind, url, cluster)
         try:
             await scenario(index)
         finally:

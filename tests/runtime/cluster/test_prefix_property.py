@@ -1,19 +1,25 @@
-"""The index equals the workers' own caches after any mixture of what can happen, once quiet."""
+"""The index equals the workers' own caches after any mixture of what can happen, once quiet; and so
+do two routers' mirrors of it, which read whenever they come to it."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mserve.runtime.cluster.membership import BlockEvents, PrefixIndex
 from mserve.runtime.cluster.prefix_index import MemoryPrefixIndex
+from mserve.runtime.cluster.prefix_mirror import MirrorOptions, PrefixMirror
 from mserve.runtime.cluster.prefix_redis import RedisPrefixIndex
+from mserve.runtime.cluster.redis_connection import RedisConnection
 from mserve.runtime.errors import Gone
 
-KEYS = [number << 56 | number for number in range(10)]
+KEYS = [number * 0x1999_0000_0000_0000 | number for number in range(10)]
 NUM_WORKERS = 3
+# A few calls for all the buckets, several for the events of one batch.
+HASTY = MirrorOptions(max_events=2, max_copied=16_384, max_lag_s=60.0)
 
 keys = st.frozensets(st.sampled_from(KEYS), max_size=6)
 worker = st.integers(0, NUM_WORKERS - 1)
@@ -27,6 +33,9 @@ actions = st.one_of(
     st.tuples(st.just("resync"), worker),
     st.tuples(st.just("deliver"), st.integers(0, 5)),
     st.tuples(st.just("flush")),
+    st.tuples(st.just("trim"), st.integers(0, 2)),
+    st.tuples(st.just("read"), st.integers(0, 1), st.integers(1, 6)),
+    st.tuples(st.just("compare"), st.integers(0, 1)),
 )
 
 
@@ -48,8 +57,9 @@ class Worker:
 
 
 class Cluster:
-    def __init__(self, index: PrefixIndex) -> None:
+    def __init__(self, index: PrefixIndex, mirrors: Sequence[PrefixMirror] = ()) -> None:
         self.index = index
+        self.mirrors = mirrors
         self.workers = [Worker(f"w-{number}") for number in range(NUM_WORKERS)]
         self.late: list[tuple[str, str, BlockEvents]] = []
 
@@ -116,6 +126,25 @@ class Cluster:
             for worker in self.workers:
                 worker.remembered = False
 
+    async def trim(self, entries: int) -> None:
+        if isinstance(self.index, RedisPrefixIndex):
+            client, prefix = self.index._connection._client, self.index._connection._prefix
+            await client.xtrim(prefix + "index:events", maxlen=entries, approximate=False)
+
+    async def read(self, number: int, calls: int) -> None:
+        for mirror in self.mirrors[number : number + 1]:
+            for _ in range(calls):
+                await mirror.poll()
+
+    async def compare(self, number: int) -> None:
+        """A mirror that has read everything says what Redis says, whatever that is worth."""
+        for mirror in self.mirrors[number : number + 1]:
+            await read_everything(mirror)
+            for chain in chains():
+                before = mirror.lookups_here
+                assert await mirror.lookup(chain) == await self.index.lookup(chain)
+                assert mirror.lookups_here == before + 1
+
     async def settle(self) -> None:
         """What happens within a second: late batches arrive, the dead are found to be dead, and
         each of the living publishes."""
@@ -135,13 +164,25 @@ class Cluster:
         return {name: count for name, count in counts.items() if count}
 
 
+def chains() -> list[list[int]]:
+    return [chain for begin in range(10) for chain in (KEYS[begin:], KEYS[begin::-1])]
+
+
+async def read_everything(mirror: PrefixMirror) -> None:
+    mirror._changed()
+    while not mirror._current.is_set():
+        await mirror.poll()
+
+
 async def check(cluster: Cluster, script: list[tuple[str, ...]]) -> None:
     for action, *arguments in script:
         await getattr(cluster, action)(*arguments)
     await cluster.settle()
-    for begin in range(len(KEYS)):
-        for chain in (KEYS[begin:], KEYS[begin::-1]):
-            assert await cluster.index.lookup(chain) == cluster.expected(chain)
+    for chain in chains():
+        assert await cluster.index.lookup(chain) == cluster.expected(chain)
+    for number, mirror in enumerate(cluster.mirrors):
+        await cluster.compare(number)
+        nothing_is_left_in(mirror, cluster)
     if isinstance(cluster.index, RedisPrefixIndex):
         await nothing_is_left(cluster, cluster.index)
 
@@ -160,10 +201,29 @@ async def nothing_is_left(cluster: Cluster, index: RedisPrefixIndex) -> None:
         assert int(blocks or -1) == len(worker.blocks)
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(script=st.lists(actions, max_size=25))
+def nothing_is_left_in(mirror: PrefixMirror, cluster: Cluster) -> None:
+    assert mirror._copy is not None
+    table = mirror._copy.table
+    while table.sweep(256):
+        pass
+    held = [worker.blocks for worker in cluster.workers if worker.alive]
+    assert table.num_blocks == len(set().union(*held))
+    rows = [row for shard in table._shards for row in shard.values()]
+    assert sum(row.bit_count() for row in rows) == sum(map(len, held))
+
+
+async def open_mirror(url: str, cluster: str) -> PrefixMirror:
+    """It reads when it is told to."""
+    redis = await RedisPrefixIndex.open(url, cluster)
+    return PrefixMirror(redis, await RedisConnection.open(url, cluster), HASTY)
+
+
+SLOW = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
+scripts = st.lists(actions, max_size=25)
+
+
+@settings(max_examples=60, **SLOW)  # type: ignore[arg-type]  # values of two types
+@given(script=scripts)
 def test_equals_the_workers_own_sets_once_quiet(
     backend: str | None, cluster_names: Iterator[str], script: list[tuple[str, ...]]
 ) -> None:
@@ -177,3 +237,32 @@ def test_equals_the_workers_own_sets_once_quiet(
             await index.close()
 
     asyncio.run(main())
+
+
+def run_with_mirrors(url: str, name: str, script: list[tuple[str, ...]]) -> None:
+    async def main() -> None:
+        index = await RedisPrefixIndex.open(url, name)
+        mirrors = [await open_mirror(url, name) for _ in range(2)]
+        try:
+            await check(Cluster(index, mirrors), script)
+        finally:
+            await asyncio.gather(index.close(), *(mirror.close() for mirror in mirrors))
+
+    asyncio.run(main())
+
+
+@settings(max_examples=20, **SLOW)  # type: ignore[arg-type]  # values of two types
+@given(script=scripts)
+def test_mirrors_equal_them_too(
+    redis_url: str, cluster_names: Iterator[str], script: list[tuple[str, ...]]
+) -> None:
+    run_with_mirrors(redis_url, next(cluster_names), script)
+
+
+@pytest.mark.chaos
+@settings(max_examples=200, **SLOW)  # type: ignore[arg-type]  # values of two types
+@given(script=st.lists(actions, min_size=10, max_size=60))
+def test_mirrors_equal_them_too_after_much_more(
+    redis_url: str, cluster_names: Iterator[str], script: list[tuple[str, ...]]
+) -> None:
+    run_with_mirrors(redis_url, next(cluster_names), script)

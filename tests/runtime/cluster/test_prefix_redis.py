@@ -223,14 +223,20 @@ def test_a_resync_that_another_overtakes_says_so(redis_url: str, cluster: str) -
 def test_the_stream_of_events_is_capped(redis_url: str, cluster: str) -> None:
     async def main() -> None:
         index = await RedisPrefixIndex.open(redis_url, cluster)
-        for sequence in range(1, 4501):
-            await index.publish("w-0", "a", stored(sequence, [1]))
-        client, prefix = index._connection._client, index._connection._prefix
-        assert 4096 <= await client.xlen(prefix + "index:events") < 4400
-        entries: Any = await client.xrevrange(prefix + "index:events", count=1)
-        ((_, last),) = entries
-        assert (last[b"op"], last[b"worker"], last[b"sequence"]) == (b"publish", b"w-0", b"4500")
-        assert last[b"stored"] == (1).to_bytes(8, "big")
+        client, name = index._connection._client, index._connection._prefix + "index:events"
+        keys = tuple(random_keys(40_000))
+        for sequence in range(1, 31):
+            await index.publish("w-0", "a", BlockEvents(sequence, evicted=keys))
+        entries: Any = await client.xrevrange(name, count=8200)
+        assert len(entries) >= 8192
+        assert max(len(fields[b"value"]) for _, fields in entries) == 1024
+        assert (await client.memory_usage(name, samples=0) or 0) < 10 << 20
+        await index.publish("w-0", "a", BlockEvents(31, (1,), (2,)))
+        entries = await client.xrevrange(name, count=2)
+        assert [fields for _, fields in entries] == [
+            {b"op": b"stored", b"slot": b"\0", b"value": (2).to_bytes(8, "big")},
+            {b"op": b"evicted", b"slot": b"\0", b"value": (1).to_bytes(8, "big")},
+        ]
         await index.close()
 
     asyncio.run(main())

@@ -20,6 +20,7 @@ from mserve.compiler.plan import (
     PoolSpec,
     PrepRecv,
     RemoteSend,
+    SloSpec,
     StartGenerate,
     Step,
 )
@@ -259,6 +260,7 @@ class FakeStrategy:
     steps: Callable[[Observations], Sequence[Step] | None]
     pools: tuple[PoolSpec, ...] = (PoolSpec("workers"),)
     limits: LimitsSpec = LimitsSpec(timeout_s=5.0, retries=2)  # noqa: RUF009
+    slo: SloSpec = SloSpec()  # noqa: RUF009
     observes: frozenset[str] = frozenset()
     name: str = "fake"
     route: str = "only"

@@ -1,0 +1,155 @@
+"""Traffic as an operator writes it: a trace's path, or a generator's name with its settings.
+
+poisson:rate=5.6,input=3000,output=100,num=2000
+preble-toolbench:rate=4,num=1000,zipf=1.1
+mix:rate=10,num=5000,long=8192
+traces/conversation.jsonl
+"""
+
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from mserve.runtime.simulator.traces import ReadOptions, read_trace
+from mserve.runtime.simulator.traffic import BLOCK_TOKENS, Arrival, TrafficError
+from mserve.runtime.simulator.workloads import PREBLE, long_and_short, poisson, sharing
+
+S = TypeVar("S", bound="_Settings")
+
+Positive = Annotated[float, Meta(gt=0)]
+PositiveCount = Annotated[int, Meta(ge=1)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+
+
+class _Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    rate: Positive  # requests/s
+    num: PositiveCount = 1000
+    seed: int = 0
+    cv: Annotated[float, Meta(ge=0)] = 1.0  # of the gaps between arrivals; 1 is Poisson
+    block: PositiveCount = BLOCK_TOKENS
+
+    def arrivals(self, name: str) -> Iterator[Arrival]:
+        raise NotImplementedError
+
+
+class _Poisson(_Settings, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    num_prompt: PositiveCount = field(name="input")
+    num_output: PositiveCount = field(name="output")
+
+    def arrivals(self, name: str) -> Iterator[Arrival]:
+        return poisson(
+            rate=self.rate,
+            num_prompt=self.num_prompt,
+            num_output=self.num_output,
+            num=self.num,
+            seed=self.seed,
+            variation=self.cv,
+            block_tokens=self.block,
+        )
+
+
+class _Mix(_Settings, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    share: Fraction = 0.05  # of long prompts
+    num_long: PositiveCount = field(name="long", default=8192)
+    num_short: PositiveCount = field(name="short", default=512)
+    num_output: PositiveCount = field(name="output", default=128)
+
+    def arrivals(self, name: str) -> Iterator[Arrival]:
+        return long_and_short(
+            rate=self.rate,
+            num=self.num,
+            seed=self.seed,
+            share_long=self.share,
+            num_long=self.num_long,
+            num_short=self.num_short,
+            num_output=self.num_output,
+            variation=self.cv,
+            block_tokens=self.block,
+        )
+
+
+class _Preble(_Settings, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    zipf: Positive | None = None
+
+    def arrivals(self, name: str) -> Iterator[Arrival]:
+        return sharing(
+            PREBLE[name.removeprefix(_PREBLE_PREFIX)],
+            rate=self.rate,
+            num=self.num,
+            seed=self.seed,
+            zipf=self.zipf,
+            variation=self.cv,
+            block_tokens=self.block,
+        )
+
+
+_PREBLE_PREFIX = "preble-"
+GENERATORS: Mapping[str, type[_Settings]] = {
+    "poisson": _Poisson,
+    "mix": _Mix,
+    **{_PREBLE_PREFIX + name: _Preble for name in PREBLE},
+}
+
+
+def traffic(
+    text: str, options: ReadOptions | None = None, seed: int | None = None
+) -> Iterator[Arrival]:
+    """The arrivals that `text` describes (see this module's beginning). Raises TrafficError.
+
+    `seed` is for a text that does not give its own.
+    """
+    name, _, settings = text.partition(":")
+    if name in GENERATORS:
+        given = _pairs(name, settings)
+        if seed is not None:
+            given.setdefault("seed", str(seed))
+        return _converted(name, given).arrivals(name)
+    path = Path(text).expanduser()
+    if path.exists() or path.suffix or len(path.parts) > 1:
+        return read_trace(path, options=options)
+    near = get_close_matches(name, GENERATORS, n=1)
+    if near:
+        raise TrafficError(f"There is no traffic {name!r}; did you mean {near[0]!r}?")
+    raise TrafficError(
+        f"Traffic is a trace's path or one of {', '.join(GENERATORS)}, with settings as in"
+        f" `poisson:rate=2,input=1000,output=100`; {text!r} is neither."
+    )
+
+
+def _pairs(name: str, settings: str) -> dict[str, str]:
+    known = [field.encode_name for field in msgspec.structs.fields(GENERATORS[name])]
+    given: dict[str, str] = {}
+    for setting in filter(None, settings.split(",")):
+        key, equals, value = (part.strip() for part in setting.partition("="))
+        if not equals or not value:
+            raise TrafficError(f"Settings of {name} are KEY=VALUE, not {setting!r}.")
+        if key not in known:
+            near = get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}."
+            raise TrafficError(f"{name} has no setting {key!r}; {hint}")
+        if key in given:
+            raise TrafficError(f"{name} is given {key!r} twice: leave one out.")
+        given[key] = value
+    return given
+
+
+def _converted(name: str, given: Mapping[str, str]) -> _Settings:
+    try:
+        return msgspec.convert(given, GENERATORS[name], strict=False)
+    except msgspec.ValidationError as error:
+        raise TrafficError(f"{name}: {_said(str(error), given)}") from None
+
+
+def _said(problem: str, given: Mapping[str, str]) -> str:
+    """`Expected `float` > 0.0 - at `$.rate`` with the value that was given, and without marks."""
+    what, _, place = problem.replace("`", "").partition(" - at $.")
+    if place in given:
+        return f"{place} is {given[place]!r}. {what}."
+    if what.startswith(missing := "Object missing required field "):
+        key = what.removeprefix(missing)
+        return f"{key} is missing: add {key}=... to its settings."
+    return f"{what}."
