@@ -33,7 +33,7 @@ from mserve.runtime.cluster.launch import free_port
 from mserve.runtime.cluster.redis_server import executables
 from record import write_record
 from served import CLUSTER_TOKEN, MSERVE, Served, serving, started
-from traffic import Asked, Seen, ask, catalogue, fault_of
+from traffic import Asked, Seen, ask, catalogue, difference, fault_of
 
 SPLIT, ALIKE = {"prefill": 2, "decode": 2}, {"workers": 3}
 STRATEGIES = {
@@ -176,11 +176,13 @@ class Chaos:
         with ThreadPoolExecutor(4) as pool:
             calm = list(pool.map(lambda each: ask(self.server.url, each), asked.values()))
         expected = {id(seen.asked): seen for seen in calm}
-        findings = [f"fails in peace: {seen}" for seen in calm if not seen.is_whole]
+        findings = [
+            f"fails in peace: {difference(each, None)}" for each in calm if not each.is_whole
+        ]
         for seen in self.seen:
             fault = fault_of(seen, expected.get(id(seen.asked)), router_died=self._died(seen))
             if fault:
-                findings.append(f"{fault}: {seen}\n  expected {expected.get(id(seen.asked))}")
+                findings.append(f"{fault}: {difference(seen, expected.get(id(seen.asked)))}")
         with suppress(AssertionError):
             self.server.wait_clean(CLEAN_WITHIN_S)
             return findings
@@ -259,7 +261,7 @@ def main() -> None:
                 options.log.write_text("".join(cluster.server.log))
     print(cluster.summary())
     for finding in itertools.islice(findings, 10):
-        print(f"FOUND: {finding[:3000]}")
+        print(f"FOUND: {finding}")
     write_record(
         options.json,
         "What is left, broken or wrong after everything has failed at once",

@@ -1,9 +1,10 @@
-"""Tokens per second of the engine on this machine, against transformers' generate.
+"""The engine on this machine: tokens per second against transformers' generate, and what waits.
 
-Both sides run the same weights in float32 with the same torch threads and the same prompts, and
-answer greedily; rounds alternate, so that a busy machine slows both. Run it with
+Both sides run the same weights in the same numbers with the same torch threads and the same
+prompts, and answer greedily; rounds alternate, so that a busy machine slows both. Then the time
+between two tokens of running answers while long prompts arrive, cut into chunks and whole.
 
-    python bench/engine.py [--model FOLDER] [--threads N] [--json FILE]
+    python bench/engine.py [--model FOLDER] [--device cuda --dtype bfloat16] [--json FILE]
 """
 
 import argparse
@@ -16,7 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.resources import files
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,20 @@ from mserve.runtime.engine.events import Generated
 from mserve.runtime.engine.runner import TorchRunner, load_runner
 from mserve.runtime.messages import PlanCall, Sampling, StartGenerateCall, pack_tokens
 from record import write_record
+from scheduler import Gaps, compare_gaps
 
 Prompts = list[list[int]]
 PAGE_SIZE = 16
+LONG_PROMPTS = argparse.Namespace(
+    running=8, output=400, prompt=3000, arrivals=3, chunks=[512], rounds=3, seed=0
+)
+"""What bench/scheduler.py is told: the last of its rows takes the prompts whole."""
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Medians over the rounds. `host_overhead` is the share of a step outside of the runner."""
+    """Medians over the rounds. `host_overhead` is the share of a step outside of the runner; the
+    first token's time is from the arrival of all prompts, the others' between two of an answer."""
 
     concurrency: int
     prompt_tokens: int
@@ -43,6 +50,8 @@ class Comparison:
     mserve_tokens_per_s: float
     transformers_tokens_per_s: float
     ratio: float
+    first_token_ms: float
+    next_token_ms: float
     host_us_per_step: float
     host_overhead: float
 
@@ -50,7 +59,8 @@ class Comparison:
 class EngineLoop:
     """The engine and its runner, driven as a worker's engine process does, without transfers."""
 
-    def __init__(self, runner: TorchRunner) -> None:
+    def __init__(self, runner: TorchRunner, **limits: Any) -> None:
+        """`limits` are fields of EngineConfig."""
         self._runner = runner
         self._engine = Engine(
             EngineConfig(
@@ -58,41 +68,58 @@ class EngineLoop:
                 page_size=runner.pool.page_size,
                 max_model_len=runner.config.max_positions,
                 eos_token_ids=frozenset(runner.config.eos_ids),
+                **limits,
             )
         )
         self._ids = count()
+        self.reset()
+
+    def reset(self) -> None:
         self.steps = 0
         self.run_s = 0.0
+        self.decode_steps_s: list[float] = []  # whole steps, of decodes alone
+        self.token_times: list[list[float]] = []  # of each answer, from when its prompt came
 
     def generate(self, prompts: Prompts, output_tokens: int) -> list[list[int]]:
         sampling = Sampling(max_tokens=output_tokens, temperature=0.0, ignore_eos=True)
         answers: dict[str, list[int]] = {}
+        times: dict[str, list[float]] = {}
+        arrival = step_begin = time.perf_counter()
         for prompt in prompts:
             step = StartGenerateCall("generate", 0, sampling)
             call = PlanCall(str(next(self._ids)), pack_tokens(prompt), (step,))
-            answers[self._engine.submit(call, time.monotonic()).key] = []
+            key = self._engine.submit(call, time.monotonic()).key
+            answers[key], times[key] = [], []
         while (batch := self._engine.plan(time.monotonic())) is not None:
             begin = time.perf_counter()
             output = self._runner.run(batch)
             self.run_s += time.perf_counter() - begin
             self._engine.commit(batch, output, time.monotonic())
             self.steps += 1
+            now = time.perf_counter()
             for event in self._engine.drain():
                 if isinstance(event, Generated):
                     answers[event.key].append(event.token)
+                    times[event.key].append(now - arrival)
+            if not batch.prefill:
+                self.decode_steps_s.append(now - step_begin)
+            step_begin = now
+        self.token_times += times.values()
         return list(answers.values())
 
 
-def transformers_generate(folder: Path) -> Callable[[Prompts, int], list[list[int]]]:
+def transformers_generate(
+    folder: Path, device: str, dtype: torch.dtype
+) -> Callable[[Prompts, int], list[list[int]]]:
     """generate() of the same model on a static batch of prompts of one length."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     transformers: Any = importlib.import_module("transformers")
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device)
 
     def generate(prompts: Prompts, output_tokens: int) -> list[list[int]]:
-        ids = torch.tensor(prompts)
+        ids = torch.tensor(prompts, device=device)
         with torch.inference_mode():
             out = model.generate(
                 ids,
@@ -115,13 +142,13 @@ def compare(
 ) -> Comparison:
     """Alternates the two sides on fresh prompts: a repeated one would be in the prefix cache."""
     rng = random.Random(options.seed)
-    ours, theirs, host = [], [], []
+    ours, theirs, host, first, following = [], [], [], [], []
     for round_number in range(options.rounds + 1):
         prompts = [
             [rng.randrange(5, options.vocab) for _ in range(options.prompt)]
             for _ in range(concurrency)
         ]
-        loop.steps, loop.run_s = 0, 0.0
+        loop.reset()
         seconds, answers = _timed(loop.generate, prompts, options.output)
         reference_seconds, expected = _timed(reference, prompts, options.output)
         if answers != expected:
@@ -130,6 +157,8 @@ def compare(
             ours.append(seconds)
             theirs.append(reference_seconds)
             host.append((seconds - loop.run_s) / loop.steps)
+            first += [times[0] for times in loop.token_times]
+            following += [b - a for times in loop.token_times for a, b in pairwise(times)]
     tokens = concurrency * options.output
     ours_s, theirs_s = statistics.median(ours), statistics.median(theirs)
     return Comparison(
@@ -139,6 +168,8 @@ def compare(
         mserve_tokens_per_s=tokens / ours_s,
         transformers_tokens_per_s=tokens / theirs_s,
         ratio=theirs_s / ours_s,
+        first_token_ms=1e3 * statistics.median(first),
+        next_token_ms=1e3 * statistics.median(following),
         host_us_per_step=1e6 * statistics.median(host),
         host_overhead=statistics.median(host) * loop.steps / ours_s,
     )
@@ -152,21 +183,30 @@ def _timed(
     return time.perf_counter() - begin, answers
 
 
-def report(comparisons: list[Comparison]) -> None:
+def report(comparisons: list[Comparison], gaps: list[Gaps]) -> None:
     print(
-        f"{'concurrent':>10} {'mserve tok/s':>14} {'transformers':>14} {'ratio':>7} {'host/step':>16}"
+        f"{'concurrent':>10} {'mserve tok/s':>14} {'transformers':>14} {'ratio':>7}"
+        f" {'first':>9} {'next':>9} {'host/step':>16}"
     )
     for c in comparisons:
         host = f"{c.host_us_per_step:.0f} us ({c.host_overhead:.1%})"
         print(
             f"{c.concurrency:>10} {c.mserve_tokens_per_s:>14.0f}"
-            f" {c.transformers_tokens_per_s:>14.0f} {c.ratio:>7.2f} {host:>16}"
+            f" {c.transformers_tokens_per_s:>14.0f} {c.ratio:>7.2f}"
+            f" {c.first_token_ms:>6.1f} ms {c.next_token_ms:>6.2f} ms {host:>16}"
+        )
+    for row in gaps:
+        print(
+            f"while prompts of {LONG_PROMPTS.prompt} tokens come in chunks of {row.chunk_tokens}:"
+            f" {row.p50_ms:.1f} ms between tokens, {row.p99_ms:.1f} ms at the 99th percentile"
         )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="engine tokens per second against transformers")
     parser.add_argument("--model", type=Path, default=Path(str(files("mserve") / "model")))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--prompt", type=int, default=128, help="tokens of each prompt")
@@ -174,25 +214,34 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the results to this file")
+    parser.add_argument("--gaps", action=argparse.BooleanOptionalAction, default=True)
     options = parser.parse_args()
     tokens = max(options.concurrency) * (options.prompt + options.output + PAGE_SIZE)
     runner = load_runner(
         options.model,
+        device=options.device,
+        dtype=options.dtype,
         threads=options.threads,
         page_size=PAGE_SIZE,
-        num_pages=2 * tokens // PAGE_SIZE,
+        num_pages=max(2 * tokens // PAGE_SIZE, 1024),
     )
     options.vocab = runner.config.vocab_size
-    loop, reference = EngineLoop(runner), transformers_generate(options.model)
+    loop = EngineLoop(runner)
+    dtype: torch.dtype = getattr(torch, options.dtype)
+    reference = transformers_generate(options.model, options.device, dtype)
     comparisons = [compare(loop, reference, n, options) for n in options.concurrency]
-    report(comparisons)
+    gaps = compare_gaps(runner, LONG_PROMPTS) if options.gaps else []
+    report(comparisons, gaps)
     write_record(
         options.json,
         "engine tokens per second against transformers",
         ["mserve", "torch", "transformers"],
         threads=options.threads,
         rounds=options.rounds,
+        device=options.device,
+        dtype=options.dtype,
         comparisons=[asdict(comparison) for comparison in comparisons],
+        gaps=[asdict(row) for row in gaps],
     )
 
 

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 Kind = Literal["completions", "chat"]
+_PROMPTS = ("prompt", "messages")
 PATHS: Mapping[Kind, str] = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
 STORY = "The little girl opened the door and went into the garden. "
 HOLDING = ["e#", " t#", ". #"]  # stop strings that never come, but whose beginnings hold text back
@@ -202,13 +203,24 @@ def _scored(logprobs: Mapping[str, Any] | None) -> list[tuple[str, int]]:
     return [(entry["token"], len(entry["top_logprobs"])) for entry in logprobs["content"]]
 
 
+def difference(seen: Seen, expected: Seen | None) -> str:
+    """One answer and the one that it should be, in a few lines."""
+    asked = {key: value for key, value in seen.asked.body.items() if key not in _PROMPTS}
+    lines = [f"{seen.asked.style} {seen.asked.kind} {asked}, plan {seen.plan_id} at {seen.url}"]
+    for each in (seen, expected):
+        if each is not None:
+            how = f"status {each.status} {each.error_type} {each.error} {each.broken}".strip()
+            lines.append(f"  {how} after {each.ended_s - each.began_s:.2f} s: {each.result}")
+    return "\n".join(lines)
+
+
 def fault_of(seen: Seen, expected: Seen | None, *, router_died: bool) -> str:
     """What is wrong with an answer; "" for one that is as it must be. `expected` is the answer that
     a calm cluster gives."""
     is_excused = seen.has_left or (bool(seen.broken) and router_died)
     has_reason = bool(seen.error and seen.error_type)
     if seen.asked.must_fail:
-        is_refused = seen.status == seen.asked.must_fail and has_reason
+        is_refused = seen.status in (seen.asked.must_fail, 503) and has_reason
         return "" if is_refused or is_excused else "not refused"
     assert expected is not None, "every request that can be served has an answer"
     if seen.is_whole:
