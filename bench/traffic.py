@@ -38,6 +38,10 @@ STYLES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+_PLAIN = ("greedy", "scored", "held back", "stopped")
+NEAR = 1e-4  # of log probabilities in float32
+
+
 @dataclass(frozen=True)
 class Asked:
     """One request; `must_fail` with that status, if it is not 0."""
@@ -201,6 +205,25 @@ def _scored(logprobs: Mapping[str, Any] | None) -> list[tuple[str, int]]:
     if "tokens" in logprobs:
         return list(zip(logprobs["tokens"], logprobs["text_offset"], strict=True))
     return [(entry["token"], len(entry["top_logprobs"])) for entry in logprobs["content"]]
+
+
+def has_near_tie(url: str, asked: Asked) -> bool:
+    """Whether a greedy answer hangs on the last digits of two tokens' probabilities somewhere: which of
+    them is the larger one depends on what else is in a batch."""
+    if asked.style not in _PLAIN:
+        return False
+    scores = {"logprobs": True, "top_logprobs": 2} if asked.kind == "chat" else {"logprobs": 2}
+    body = {
+        key: value for key, value in asked.body.items() if key not in ("stream", "stream_options")
+    }
+    with closing(http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)) as line:
+        line.request("POST", asked.path, json.dumps(body | scores))
+        found = json.loads(line.getresponse().read())["choices"][0]["logprobs"]
+    if asked.kind == "chat":
+        tops = [[each["logprob"] for each in entry["top_logprobs"]] for entry in found["content"]]
+    else:
+        tops = [sorted(each.values(), reverse=True) for each in found["top_logprobs"]]
+    return any(first - second < NEAR for first, second, *_ in tops)
 
 
 def difference(seen: Seen, expected: Seen | None) -> str:

@@ -51,6 +51,10 @@ SITUATIONS: dict[str, tuple[PlanRequest, ...]] = {
         ),
     ),
     "least_loaded": (PlanRequest(cluster=["workers = 2"], givens=["load(workers[0]) = 1s"]),),
+    "lmetric": (PlanRequest(cluster=["workers = 2"], givens=[LONG, "cached(workers[1]) = 3000"]),),
+    "longest_prefix": (
+        PlanRequest(cluster=["workers = 2"], givens=[LONG, "cached(workers[1]) = 3000"]),
+    ),
     "migration": (
         PlanRequest(
             cluster=["workers = 2"],
@@ -78,10 +82,22 @@ SITUATIONS: dict[str, tuple[PlanRequest, ...]] = {
             givens=[LONG, "cached(workers[1]) = 3000", "load(workers[1]) = 10s"],
         ),
     ),
+    "preble_pd": (
+        PlanRequest(
+            cluster=["prefill = 2", "decode = 2"],
+            givens=[LONG, "cached(prefill[1]) = 3000", "load(decode[0]) = 1s"],
+        ),
+        PlanRequest(givens=[LONG, "cached(decode[0]) = 3990"]),
+    ),
     "prefill_decode": (
         PlanRequest(givens=[LONG, "prefill_backlog(prefill[0]) = 100ms"]),
         PlanRequest(cluster=["prefill = 0"], givens=[LONG]),
         PlanRequest(givens=["tokens(prompt) = 1"]),
+    ),
+    "round_robin": (PlanRequest(cluster=["workers = 3"]),),
+    "sglang_cache_aware": (
+        PlanRequest(cluster=["workers = 2"], givens=[LONG, "cached(workers[1]) = 3000"]),
+        PlanRequest(cluster=["workers = 2"], givens=[LONG, "running(workers[1]) = 70"]),
     ),
 }
 

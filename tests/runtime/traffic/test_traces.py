@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mserve.runtime.simulator.traces import ReadOptions, detected, read_trace, write_trace
-from mserve.runtime.simulator.traffic import Arrival, TrafficError
+from mserve.runtime.traffic.arrivals import Arrival, TrafficError
+from mserve.runtime.traffic.traces import ReadOptions, detected, read_trace, write_trace
 
 MOONCAKE = """\
 {"timestamp": 3000, "input_length": 600, "output_length": 5, "hash_ids": [0, 1]}
@@ -32,7 +32,7 @@ def trace(tmp_path: Path) -> Path:
 
 def read(path: Path, text: str | bytes, **options: float) -> list[Arrival]:
     path.write_bytes(text.encode() if isinstance(text, str) else text)
-    return list(read_trace(path, options=ReadOptions(**options)))  # type: ignore[arg-type]  # seed
+    return list(read_trace(path, options=ReadOptions(**options)))  # type: ignore[arg-type]  # a seed is an int
 
 
 def test_mooncake(trace: Path) -> None:
@@ -57,6 +57,13 @@ def test_requests_of_a_long_tick_are_uniform(trace: Path) -> None:
     times = [a.at_s for a in read(trace, line * 3000)]
     for third in range(3):
         assert sum(third <= at_s < third + 1 for at_s in times) == pytest.approx(1000, abs=100)
+
+
+def test_ticks_that_are_short_do_not_overtake_the_next(trace: Path) -> None:
+    line = '{"timestamp": %d, "input_length": 1, "output_length": 1, "hash_ids": [0]}\n'
+    times = [a.at_s for a in read(trace, "".join(line % (at // 50 * 30) for at in range(500)))]
+    assert times == sorted(times)
+    assert all(0 <= at_s - i // 50 * 0.03 < 0.03 for i, at_s in enumerate(times[:450]))
 
 
 def test_azure(trace: Path) -> None:
@@ -93,7 +100,7 @@ def test_a_byte_order_mark_does_not_matter(trace: Path) -> None:
 
 
 def test_reading_streams(trace: Path) -> None:
-    trace.write_text(MOONCAKE + "broken\n")
+    trace.write_text(MOONCAKE + MOONCAKE.splitlines()[-1].replace("6001", "9000") + "\nbroken")
     assert next(read_trace(trace)).num_prompt == 600
 
 

@@ -12,8 +12,8 @@ from operator import mul
 
 import pytest
 
-from mserve.runtime.simulator.traffic import Arrival
-from mserve.runtime.simulator.workloads import PREBLE, Spread, long_and_short, poisson, sharing
+from mserve.runtime.traffic.arrivals import Arrival
+from mserve.runtime.traffic.workloads import PREBLE, Spread, long_and_short, poisson, sharing
 
 NUM = 6000
 
@@ -120,6 +120,12 @@ def test_key_portions_are_those_of_the_papers_table(name: str) -> None:
         assert sizes == pytest.approx(workload.group.mean, rel=0.1)
 
 
+def test_groups_are_mixed() -> None:
+    found = list(sharing(PREBLE["video-qa"], rate=4, num=2000))
+    groups = [arrival.blocks[1] for arrival in found]
+    assert sum(before == after for before, after in pairwise(groups)) < 0.02 * len(found)
+
+
 def test_zipf_makes_some_groups_popular() -> None:
     workload = PREBLE["video-qa"]
     found = list(sharing(workload, rate=4, num=2000, zipf=1.2))
@@ -147,7 +153,7 @@ def test_seeds_make_differences() -> None:
 
 def test_every_process_draws_the_same() -> None:
     program = (
-        "from mserve.runtime.simulator.workloads import *; import hashlib;"
+        "from mserve.runtime.traffic.workloads import *; import hashlib;"
         "drawn = [*sharing(PREBLE['toolbench'], rate=1, num=30),"
         " *sharing(PREBLE['loogle'], rate=1, num=9, zipf=1.1), *long_and_short(rate=2, num=20)];"
         "print(hashlib.sha256(repr(drawn).encode()).hexdigest())"

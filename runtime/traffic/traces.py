@@ -18,20 +18,20 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from mserve.runtime.simulator.conversations import (
-    CountTokens,
-    Pace,
-    estimated_tokens,
-    read_conversations,
-)
-from mserve.runtime.simulator.trace_lines import at_line, in_order, json_lines, numbered_lines
-from mserve.runtime.simulator.traffic import (
+from mserve.runtime.traffic.arrivals import (
     BLOCK_TOKENS,
     Arrival,
     TrafficError,
     num_blocks,
     unlike_any,
 )
+from mserve.runtime.traffic.conversations import (
+    CountTokens,
+    Pace,
+    estimated_tokens,
+    read_conversations,
+)
+from mserve.runtime.traffic.trace_lines import at_line, in_order, json_lines, numbered_lines
 
 MOONCAKE_BLOCK_TOKENS = 512
 MOONCAKE_TICK_S = 3.0
@@ -126,15 +126,19 @@ class _MooncakeLine(Struct):
 def _read_mooncake(path: Path, options: ReadOptions) -> Iterator[Arrival]:
     """Requests of one tick of its clock are spread uniformly over it, in their order."""
     rng = random.Random(options.seed)
-    begin_s: float | None = None
     lines = in_order(path, json_lines(path, _MooncakeLine), lambda line: line.at_s)
-    for tick_s, group in itertools.groupby(lines, key=lambda line: line[1].at_s):
-        members = list(group)
+    ticks = itertools.groupby(lines, key=lambda line: line[1].at_s)
+    groups = ((tick_s, list(members)) for tick_s, members in ticks)
+    begin_s: float | None = None
+    for (tick_s, members), (next_s, _) in itertools.pairwise(itertools.chain(groups, [_NEVER])):
         begin_s = tick_s if begin_s is None else begin_s
-        delays = sorted(rng.random() * options.tick_s for _ in members)
+        width_s = min(options.tick_s, next_s - tick_s)
+        delays = sorted(rng.random() * width_s for _ in members)
         for delay_s, (number, line) in zip(delays, members, strict=True):
-            at_s = tick_s - begin_s + delay_s
-            yield _mooncake_arrival(path, number, line, at_s)
+            yield _mooncake_arrival(path, number, line, tick_s - begin_s + delay_s)
+
+
+_NEVER: tuple[float, list[tuple[int, _MooncakeLine]]] = (float("inf"), [])
 
 
 def _mooncake_arrival(path: Path, number: int, line: _MooncakeLine, at_s: float) -> Arrival:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from msgspec import Struct, field
 
-from mserve.runtime.simulator.trace_lines import at_line, json_lines
-from mserve.runtime.simulator.traffic import BLOCK_TOKENS, Arrival, block_ids, chained
+from mserve.runtime.traffic.arrivals import BLOCK_TOKENS, Arrival, block_ids, chained
+from mserve.runtime.traffic.trace_lines import at_line, json_lines
 
 CountTokens = Callable[[str], int]
 

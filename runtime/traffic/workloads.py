@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
-from mserve.runtime.simulator.traffic import (
+from mserve.runtime.traffic.arrivals import (
     BLOCK_TOKENS,
     Arrival,
     block_ids,

@@ -14,9 +14,9 @@ from typing import Annotated, TypeVar
 import msgspec
 from msgspec import Meta, Struct, field
 
-from mserve.runtime.simulator.traces import ReadOptions, read_trace
-from mserve.runtime.simulator.traffic import BLOCK_TOKENS, Arrival, TrafficError
-from mserve.runtime.simulator.workloads import PREBLE, long_and_short, poisson, sharing
+from mserve.runtime.traffic.arrivals import BLOCK_TOKENS, Arrival, TrafficError
+from mserve.runtime.traffic.traces import ReadOptions, read_trace
+from mserve.runtime.traffic.workloads import PREBLE, long_and_short, poisson, sharing
 
 S = TypeVar("S", bound="_Settings")
 

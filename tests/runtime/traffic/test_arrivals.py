@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mserve.runtime.simulator.traffic import (
+from mserve.runtime.traffic.arrivals import (
     Arrival,
     TrafficError,
     block_ids,

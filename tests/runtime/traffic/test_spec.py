@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from mserve.runtime.simulator.traces import ReadOptions
-from mserve.runtime.simulator.traffic import TrafficError
-from mserve.runtime.simulator.traffic_spec import GENERATORS, traffic
-from mserve.runtime.simulator.workloads import PREBLE, long_and_short, poisson, sharing
+from mserve.runtime.traffic.arrivals import TrafficError
+from mserve.runtime.traffic.spec import GENERATORS, traffic
+from mserve.runtime.traffic.traces import ReadOptions
+from mserve.runtime.traffic.workloads import PREBLE, long_and_short, poisson, sharing
 
 
 def test_poisson() -> None:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
-from mserve.runtime.simulator.traffic import TrafficError
+from mserve.runtime.traffic.arrivals import TrafficError
 
 T = TypeVar("T")
 

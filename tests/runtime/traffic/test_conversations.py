@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from mserve.runtime.simulator.conversations import Pace, estimated_tokens, read_conversations
-from mserve.runtime.simulator.traces import detected, read_trace
-from mserve.runtime.simulator.traffic import Arrival, TrafficError
+from mserve.runtime.traffic.arrivals import Arrival, TrafficError
+from mserve.runtime.traffic.conversations import Pace, estimated_tokens, read_conversations
+from mserve.runtime.traffic.traces import detected, read_trace
 
 
 def share_gpt(*said: tuple[str, str], **more: Any) -> dict[str, Any]:
@@ -59,6 +59,18 @@ def test_conversations_share_the_messages_that_they_begin_with(trace: Path) -> N
     assert ours.blocks[:2] == theirs.blocks[:2]
     assert ours.blocks[2] != theirs.blocks[2]
     assert ours.session != theirs.session
+
+
+def test_equal_messages_after_different_ones_are_not_shared(trace: Path) -> None:
+    lines = [share_gpt(("system", text), ("human", "q" * 20), ("gpt", "a")) for text in "st"]
+    ours, theirs = read(trace, *lines)
+    assert not set(ours.blocks) & set(theirs.blocks)
+
+
+def test_reading_streams(trace: Path) -> None:
+    trace.write_text((json.dumps(LONG) + "\n") * 1000 + "broken")
+    found = read_conversations(trace, len, random.Random(0), Pace(pause_s=0.1))
+    assert [next(found).num_prompt for _ in range(100)]
 
 
 def test_prompt_and_response(trace: Path) -> None:
