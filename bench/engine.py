@@ -74,10 +74,14 @@ class EngineLoop:
         self._ids = count()
         self.reset()
 
+    @property
+    def max_batch_tokens(self) -> int:
+        return self._engine.config.max_batch_tokens
+
     def reset(self) -> None:
         self.steps = 0
         self.run_s = 0.0
-        self.decode_steps_s: list[float] = []  # whole steps, of decodes alone
+        self.decode_steps: list[tuple[int, float]] = []  # sequences and seconds, of decodes alone
         self.token_times: list[list[float]] = []  # of each answer, from when its prompt came
 
     def generate(self, prompts: Prompts, output_tokens: int) -> list[list[int]]:
@@ -102,7 +106,7 @@ class EngineLoop:
                     answers[event.key].append(event.token)
                     times[event.key].append(now - arrival)
             if not batch.prefill:
-                self.decode_steps_s.append(now - step_begin)
+                self.decode_steps.append((len(batch.decode), now - step_begin))
             step_begin = now
         self.token_times += times.values()
         return list(answers.values())

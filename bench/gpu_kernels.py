@@ -2,15 +2,18 @@
 
 FlashInfer compiles at first use, for minutes and with nvcc; where there is none, or no time, it
 takes what lies in a package `flashinfer_jit_cache`. This makes one: put its parent folder on
-PYTHONPATH, and nothing is compiled. Needs flashinfer-python, ninja and nvcc; no GPU.
+PYTHONPATH, and nothing is compiled. Needs flashinfer-python, ninja, nvcc and the headers of cuBLAS
+and cuRAND (CPATH names their folder where the toolkit lacks them); neither GPU nor driver.
 
-    python bench/gpu_kernels.py --out wheels/kernels [--arch 9.0a] [--only norm,rope]
+    CUDA_HOME=/usr/local/cuda python bench/gpu_kernels.py --out wheels/kernels [--only norm,rope]
 """
 
 import argparse
 import os
 import shutil
+import subprocess
 import time
+from ctypes.util import find_library
 from importlib import import_module, metadata
 from itertools import product
 from pathlib import Path
@@ -61,6 +64,19 @@ def compile_into(package: Path, spec: Any) -> float:
     return time.perf_counter() - begin
 
 
+def link_without_driver(folder: Path) -> None:
+    """Kernels are linked against the driver's library, which only machines with a GPU have: an
+    empty one of its name does, since the real one is found when they are loaded."""
+    if find_library("cuda") is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        target = folder / "libcuda.so"
+        options = ["-shared", "-Wl,-soname,libcuda.so.1", "-x", "c", os.devnull]
+        subprocess.run(["cc", *options, "-o", str(target)], check=True)
+    home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
+    known = os.environ.get("LIBRARY_PATH", "")
+    os.environ["LIBRARY_PATH"] = f"{folder}:{home}/lib64:{known}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="compile FlashInfer's kernels ahead of time")
     parser.add_argument("--out", type=Path, required=True, help="folder to put on PYTHONPATH")
@@ -69,6 +85,7 @@ def main() -> None:
     parser.add_argument("--only", help="names to compile, comma-separated (default: all)")
     options = parser.parse_args()
     os.environ["FLASHINFER_CUDA_ARCH_LIST"] = options.arch  # read when FlashInfer is imported
+    link_without_driver(options.out.resolve() / "stub")
     torch = import_module("torch")
     package: Path = options.out / PACKAGE
     package.mkdir(parents=True, exist_ok=True)

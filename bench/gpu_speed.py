@@ -182,9 +182,13 @@ def engine_step_s(runner: TorchRunner, batch: int, options: argparse.Namespace) 
         [rng.randrange(5, runner.config.vocab_size) for _ in range(options.context)]
         for _ in range(batch)
     ]
-    loop = EngineLoop(runner, max_running=max(batch, 1), prefix_cache=False)
-    loop.generate(prompts, options.steps + 8)
-    return statistics.median(loop.decode_steps_s[-options.steps :])
+    loop = EngineLoop(runner, max_running=batch, prefix_cache=False)
+    # The first ones answer while the last ones' prompts are still computed.
+    mixed_steps = 2 * batch * options.context // loop.max_batch_tokens
+    loop.generate(prompts, options.steps + mixed_steps)
+    seconds = [taken for count, taken in loop.decode_steps if count == batch]
+    assert seconds, "the batch was never whole"
+    return statistics.median(seconds[-options.steps :])
 
 
 def measure_prefill(runner: TorchRunner, limits: Limits, tokens: int, repeats: int) -> Prefill:

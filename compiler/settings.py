@@ -113,8 +113,6 @@ def unsupported_features(pools: tuple[PoolSpec, ...]) -> tuple[str, ...]:
 
 def _unsupported_settings(pools: tuple[PoolSpec, ...]) -> Iterator[str]:
     for pool in pools:
-        if pool.gpus > 1:
-            yield f"Pool '{pool.name}': `gpus = {pool.gpus}` is not executed yet, only 1."
         for name, value in pool.settings.items():
             kind = value.get("kind") if isinstance(value, dict) else None
             if (name, kind) not in _SUPPORTED_SETTINGS:

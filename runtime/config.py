@@ -28,6 +28,8 @@ class EngineOptions:
 
     device: str = "cpu"
     dtype: str = "float32"
+    gpus: int = 1
+    first_gpu: int | None = None
     load: str = "auto"
     page_size: int = 16
     kv_memory_bytes: int | None = None  # None: a share of a GPU's memory, 256 MiB on a CPU
@@ -46,6 +48,7 @@ class EngineOptions:
 
     def __post_init__(self) -> None:
         positive = {
+            "--gpus": self.gpus,
             "--page-size": self.page_size,
             "--kv-memory": 1 if self.kv_memory_bytes is None else self.kv_memory_bytes,
             "--max-model-len": 1 if self.max_model_len is None else self.max_model_len,
@@ -63,6 +66,8 @@ class EngineOptions:
             raise ConfigError(
                 f"--gpu-memory-share is a share between 0 and 1, not {self.gpu_memory_share}."
             )
+        if self.first_gpu is not None and self.first_gpu < 0:
+            raise ConfigError(f"--first-gpu counts from 0, not {self.first_gpu}.")
         if self.load not in LOADS:
             raise ConfigError(f"--load takes {', '.join(LOADS)}, not {self.load!r}.")
         if self.queue not in QUEUES:

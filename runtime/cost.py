@@ -3,7 +3,10 @@
 Knows no request and no queue; placement adds those up. All times in seconds.
 """
 
+from collections.abc import Sequence
+
 from msgspec import Struct
+from msgspec.structs import replace
 
 
 class CostProfile(Struct, frozen=True, forbid_unknown_fields=True):
@@ -28,6 +31,33 @@ class CostProfile(Struct, frozen=True, forbid_unknown_fields=True):
     def decode_time(self, num_tokens: float, batch: float = 1) -> float:
         """Seconds until a sequence has generated `num_tokens` among `batch` running ones."""
         return num_tokens * (self.decode_base_s + self.decode_sequence_s * max(1.0, batch))
+
+    def step_time(self, chunks: Sequence[tuple[int, int]], num_decodes: int) -> float:
+        """Seconds of one step: prompts' positions [begin, end) computed, beside so many decodes.
+
+        The step's fixed part, reading the weights, is there once.
+        """
+        if not chunks:
+            return self.decode_time(1, num_decodes) if num_decodes else 0.0
+        prefill_s = sum(self.prefill_time(end - begin, begin) for begin, end in chunks)
+        return (
+            prefill_s
+            - (len(chunks) - 1) * self.prefill_base_s
+            + num_decodes * self.decode_sequence_s
+        )
+
+    def scaled(self, prefill: float, decode: float) -> "CostProfile":
+        """Where steps take so many times as long. Transfers are left as they are."""
+        if prefill == 1.0 and decode == 1.0:
+            return self
+        return replace(
+            self,
+            prefill_base_s=self.prefill_base_s * prefill,
+            prefill_token_s=self.prefill_token_s * prefill,
+            prefill_pair_s=self.prefill_pair_s * prefill,
+            decode_base_s=self.decode_base_s * decode,
+            decode_sequence_s=self.decode_sequence_s * decode,
+        )
 
     def transfer_time(self, num_tokens: float) -> float:
         """Seconds to move the KV of `num_tokens`, all layers."""

@@ -91,11 +91,14 @@ def _plan_workers(strategy: Strategy, options: ServeOptions) -> list[tuple[str, 
             known = ", ".join(counts)
             raise ConfigError(f"Strategy '{strategy.name}' has no pool '{name}'; it has {known}.")
     threads = options.engine.threads or threads_per_worker(sum(counts.values()))
-    return [
-        (f"{pool.name}-{index}", _engine(pool, replace(options.engine, threads=threads)))
-        for pool in strategy.pools
-        for index in range(counts[pool.name])
-    ]
+    planned: list[tuple[str, EngineOptions]] = []
+    first_gpu = 0
+    for pool in strategy.pools:
+        for index in range(counts[pool.name]):
+            base = replace(options.engine, threads=threads, gpus=pool.gpus, first_gpu=first_gpu)
+            planned.append((f"{pool.name}-{index}", _engine(pool, base)))
+            first_gpu += pool.gpus
+    return planned
 
 
 def _engine(pool: PoolSpec, options: EngineOptions) -> EngineOptions:
@@ -131,6 +134,8 @@ def _worker(
         "--cluster-id": options.cluster.cluster,
         "--device": engine.device,
         "--dtype": engine.dtype,
+        "--gpus": engine.gpus,
+        "--first-gpu": engine.first_gpu,
         "--load": engine.load,
         "--page-size": engine.page_size,
         "--kv-memory": engine.kv_memory_bytes,

@@ -12,7 +12,16 @@ from difflib import get_close_matches
 from typing import NoReturn
 
 from mserve import __version__
-from mserve.runtime.cli import cluster, completion, editor, keys, language, serving, verification
+from mserve.runtime.cli import (
+    bench,
+    cluster,
+    completion,
+    editor,
+    keys,
+    language,
+    serving,
+    verification,
+)
 
 DESCRIPTION = """\
 mserve serves language models by a strategy that you write down in a .mserve file.
@@ -72,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     language.add_commands(commands)
     verification.add_commands(commands)
     serving.add_commands(commands)
+    bench.add_commands(commands)
     keys.add_commands(commands)
     completion.add_commands(commands, parser)
     cluster.add_commands(commands)

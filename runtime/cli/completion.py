@@ -86,7 +86,7 @@ def _completer(command: str, action: argparse.Action) -> Completer | None:
             return _calling("_mserve_params")
         case "DIR" | "log_dir":
             return shtab.DIRECTORY
-        case "OUT":
+        case "OUT" | "SPEC":
             return shtab.FILE
     return None
 

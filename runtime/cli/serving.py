@@ -68,6 +68,19 @@ def _add_worker(commands: Commands) -> None:
         "--advertise", metavar="HOST", help="address that routers use (default: --host)"
     )
     _add_cluster(parser, "Redis of the cluster, redis://HOST:PORT/DB", required=True)
+    parser.add_argument(
+        "--gpus",
+        type=int,
+        default=1,
+        metavar="N",
+        help="tensor-parallel degree; the pool's `gpus` (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--first-gpu",
+        type=int,
+        metavar="INDEX",
+        help="the first of its GPUs, for --device cuda, counted round and round (default: 0)",
+    )
     _add_engine(parser)
     _add_tls(parser)
     _add_log_level(parser)
@@ -134,7 +147,9 @@ def _add_cluster(parser: argparse.ArgumentParser, text: str, *, required: bool =
 def _add_engine(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("engine")
     group.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
-    group.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
+    group.add_argument(
+        "--dtype", help="bfloat16 (the default on cuda), float16 or float32 (on cpu)"
+    )
     group.add_argument("--page-size", type=int, default=16, metavar="TOKENS")
     group.add_argument(
         "--load",
@@ -352,8 +367,10 @@ def _engine_options(arguments: argparse.Namespace) -> "EngineOptions":
     kv_memory: str | None = arguments.kv_memory
     return EngineOptions(
         device=arguments.device,
-        dtype=arguments.dtype,
+        dtype=arguments.dtype or ("float32" if arguments.device == "cpu" else "bfloat16"),
         page_size=arguments.page_size,
+        gpus=getattr(arguments, "gpus", 1),  # `serve` has the strategy's
+        first_gpu=getattr(arguments, "first_gpu", None),
         load=arguments.load,
         kv_memory_bytes=byte_size(kv_memory, "--kv-memory") if kv_memory else None,
         gpu_memory_share=arguments.gpu_memory_share,

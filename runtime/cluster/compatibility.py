@@ -16,6 +16,7 @@ def mismatches(pools: Sequence[PoolSpec], workers: Sequence[WorkerView]) -> list
         *_differing_kv(used),
         *_differing_blocks(used),
         *_differing_gpus(pools, used),
+        *_indivisible_heads(pools, used),
         *_missing_workers(pools, used),
     ]
 
@@ -47,6 +48,10 @@ def _dimensions(worker: WorkerView) -> str:
     return worker.layout.rpartition(":")[2]
 
 
+def _kv_heads(worker: WorkerView) -> int:
+    return int(_dimensions(worker).split("x")[1])
+
+
 def _weights(worker: WorkerView) -> str:
     return worker.layout.rsplit(":", 3)[1]
 
@@ -76,6 +81,17 @@ def _differing_gpus(pools: Sequence[PoolSpec], workers: Sequence[WorkerView]) ->
                 f"Worker {worker.name} runs on {worker.gpus} GPU(s); pool '{worker.pool}' says "
                 f"`gpus = {wanted[worker.pool]}`."
             )
+
+
+def _indivisible_heads(pools: Sequence[PoolSpec], workers: Sequence[WorkerView]) -> Iterator[str]:
+    """Degrees may differ between pools, as KV travels with all heads, but not split a head."""
+    for heads in sorted({_kv_heads(worker) for worker in workers}):
+        for pool in pools:
+            if heads % pool.gpus:
+                yield (
+                    f"Pool '{pool.name}' says `gpus = {pool.gpus}`, but the model's {heads} "
+                    f"key-value heads cannot be shared evenly by {pool.gpus}."
+                )
 
 
 def _missing_workers(pools: Sequence[PoolSpec], workers: Sequence[WorkerView]) -> Iterator[str]:

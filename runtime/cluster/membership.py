@@ -61,6 +61,8 @@ class WorkerStats(Struct, frozen=True, forbid_unknown_fields=True):
     kv_cached_tokens: int = 0  # evictable
     kv_total_tokens: int = 0
     host_cached_tokens: int = 0  # in host memory
+    prefill_drift: float = 1.0  # how many times as long steps take as `cost` says
+    decode_drift: float = 1.0
     tickets: int = 0  # KV ranges announced, arriving or in use
     draining: bool = False
 

@@ -42,7 +42,7 @@ def measure_costs(
         decode_sequence_s=per_sequence,
         transfer_base_s=_TRANSFER_BASE_S,
         transfer_bytes_per_s=_copy_rate(runner, clock),
-        kv_bytes_per_token=runner.pool.num_layers * runner.pool.bytes_per_token_layer,
+        kv_bytes_per_token=runner.kv.num_layers * runner.kv.bytes_per_token_layer,
     )
 
 
@@ -99,15 +99,15 @@ def _decode_time(runner: TorchRunner, clock: Callable[[], float], size: int) -> 
 
 def _copy_rate(runner: TorchRunner, clock: Callable[[], float]) -> float:
     """Bytes per second of reading KV into a message and writing it to its pages again."""
-    pool = runner.pool
-    most = pool.num_pages * pool.page_size
-    tokens = max(1, min(most, _TRANSFER_BYTES // pool.bytes_per_token_layer))
-    pages = array("i", range(pool.num_pages))
-    message = memoryview(bytearray(tokens * pool.bytes_per_token_layer))
+    kv, num_pages = runner.kv, runner.pool.num_pages
+    most = num_pages * runner.pool.page_size
+    tokens = max(1, min(most, _TRANSFER_BYTES // kv.bytes_per_token_layer))
+    pages = array("i", range(num_pages))
+    message = memoryview(bytearray(tokens * kv.bytes_per_token_layer))
 
     def copy() -> None:
-        pool.read(pages, 0, 0, tokens, message)
-        pool.write(pages, 0, 0, tokens, message)
+        kv.read(pages, 0, 0, tokens, message)
+        kv.write(pages, 0, 0, tokens, message)
 
     return len(message) / max(_fastest(copy, clock), 1e-9)
 

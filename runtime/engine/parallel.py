@@ -1,352 +1,159 @@
-"""The ranks of a tensor-parallel model, as rank 0 sees them: it is the engine process and drives; the
-others are processes that it starts (rank.py), which do what they are told and end with it.
+"""One rank's part of a tensor-parallel model (Shoeybi et al., Megatron-LM, arXiv 1909.08053, section 3)
+and the sums over all parts.
 
-Each has its own heads' KV; `ParallelKv` makes it the KV of one worker again. Commands go over a pipe
-to each rank and KV through memory shared with it; sums within a step are torch.distributed's.
+Every rank has all layers with some of each layer's heads and feed-forward columns, so a rank is the
+same model with a smaller configuration; only what is added to the residual stream is summed over
+the ranks. Knows no processes: those are ranks.py's.
 """
 
-import mmap
 import os
-import signal
 import socket
-import subprocess
-import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from multiprocessing.connection import Connection
+from typing import Any
 
-import numpy as np
 import torch
 from torch import distributed
 
-from mserve.runtime.cluster.launch import dies_with_parent
-from mserve.runtime.engine.batching import LayerHook, Pages
-from mserve.runtime.engine.inputs import Indices, StepInputs, page_indices
-from mserve.runtime.engine.kv_pool import KvPool
 from mserve.runtime.engine.model_config import ModelConfig
-from mserve.runtime.engine.moves import Moves
-from mserve.runtime.engine.sharding import Shard, Sum
+from mserve.runtime.engine.models.operations import Operations, Rotate
+from mserve.runtime.engine.rank_messages import RankSpec
+from mserve.runtime.engine.weights import WeightSource
 from mserve.runtime.errors import ConfigError
 
-SHARED_BYTES = 2 << 20
-"""Of KV that goes to or comes from one rank at a time."""
-
+_c10d: Any = distributed  # most of which torch's annotations leave out
 _SUM_TIMEOUT = timedelta(minutes=5)
-_END_TIMEOUT_S = 5.0
 
-OnLost = Callable[[str], None]
-"""Called from a thread, with a sentence, when a rank ends that nobody stopped."""
+Sum = Callable[[torch.Tensor], torch.Tensor]
+"""A contiguous tensor, which it may overwrite -> its sum over all ranks, on every rank."""
+
+_SPLIT_OUTPUTS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")  # rows of a weight
+_SPLIT_INPUTS = ("o_proj", "down_proj")  # columns of a weight
 
 
 class RankFailure(Exception):
     """The ranks no longer hold the same model's KV, or compute different steps: all must end."""
 
 
-# --- what rank 0 says --------------------------------------------------------------------------
+def _nothing_to_sum(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
 
 
 @dataclass(frozen=True, slots=True)
-class RankSpec:
-    """What a rank is started with; the device, threads and page size are its own, the rest of all."""
+class Shard:
+    """Rank `rank` of `degree`; by default the whole model.
 
-    model: str
-    is_dummy: bool
-    device: str
-    dtype: str
-    attention: str | None
-    page_size: int
-    threads: int
-    rank: int
-    degree: int
-    port: int = 0  # on the loopback, where the ranks meet
+    Of n heads, key-value heads or columns it has [rank * n / degree, (rank + 1) * n / degree).
+    Embedding, norms and head are whole on every rank.
+    """
 
+    rank: int = 0
+    degree: int = 1
+    sum: Sum = _nothing_to_sum
 
-@dataclass(frozen=True, slots=True)
-class Allocate:
-    """KV memory, in place of any before. Answered."""
+    def config(self, whole: ModelConfig) -> ModelConfig:
+        """The configuration of the rank's part. Raises ConfigError if the parts would differ."""
+        check_degree(whole, self.degree)
+        return replace(
+            whole,
+            num_heads=whole.num_heads // self.degree,
+            num_kv_heads=whole.num_kv_heads // self.degree,
+            intermediate_size=whole.intermediate_size // self.degree,
+        )
 
-    num_pages: int
-    host_pages: int
+    def weights(self, whole: WeightSource) -> WeightSource:
+        return whole if self.degree == 1 else ShardedWeights(whole, self.rank, self.degree)
 
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One step; `inputs` are None if it only moves pages. `by_layer`: after storing each layer's KV,
-    wait for a Go, and do what comes before it."""
-
-    moves: Moves
-    inputs: StepInputs | None
-    by_layer: bool
+    def operations(self, local: Operations) -> Operations:
+        return local if self.degree == 1 else SummedOperations(local, self.sum)
 
 
-@dataclass(frozen=True, slots=True)
-class Go:
-    """Computes on, after a layer."""
+WHOLE = Shard()
 
 
-@dataclass(frozen=True, slots=True)
-class Transfer:
-    """KV of positions [begin, end) of a layer, in the wire form with the rank's own heads: from
-    `pages` into the shared memory, or the other way. Answered."""
-
-    is_write: bool
-    pages: Indices
-    layer: int
-    begin: int
-    end: int
-
-
-Command = RankSpec | Allocate | Step | Go | Transfer
-Answer = str
-"""What is wrong, "" if nothing is."""
-
-
-# --- the ranks ---------------------------------------------------------------------------------
-
-
-class Ranks:
-    """Ranks 1 and up. Owns their processes; `close` ends them, as does the end of this process."""
-
-    def __init__(self, config: ModelConfig, others: Sequence["_Rank"]) -> None:
-        """`config` is of the whole model. See `start`."""
-        self.config = config
-        self.degree = len(others) + 1
-        self._others = others
-        self._closing = False
-
-    @classmethod
-    def start(
-        cls, config: ModelConfig, spec: RankSpec, devices: Sequence[str], on_lost: OnLost
-    ) -> tuple["Ranks", Shard]:
-        """One rank per device; `spec` is rank 0's, which this process is from now on. Returns when
-        all have joined, and before they have loaded anything. Raises ConfigError."""
-        listener = socket.create_server(("127.0.0.1", 0))
-        spec = replace(spec, port=listener.getsockname()[1])
-        specs = [replace(spec, rank=rank, device=device) for rank, device in enumerate(devices)]
-        ranks = cls(config, [])
-        try:
-            ranks._others = [_Rank(each) for each in specs[1:]]
-            ranks._watch(on_lost)
-            for other in ranks._others:
-                other.expect()
-            return ranks, Shard(0, len(devices), join(specs[0], listener))
-        except BaseException:
-            ranks.close()
-            raise
-        finally:
-            ranks.degree = len(devices)
-            listener.close()
-
-    def allocate(self, num_pages: int, host_pages: int) -> None:
-        """Gives each rank its part of so many pages. Raises ConfigError where there is no room."""
-        self.ask(Allocate(num_pages, host_pages))
-        self.expect()
-
-    def begin_step(
-        self, moves: Moves, inputs: StepInputs | None, on_layer: LayerHook | None
-    ) -> LayerHook | None:
-        """Has the ranks begin the step that this one is about to run, with the hook it returns."""
-        self.ask(Step(moves, inputs, on_layer is not None))
-        if on_layer is None:
-            return None
-
-        def then_go(layer: int) -> None:
-            on_layer(layer)  # which may transfer KV: the ranks are at the same layer
-            self.ask(Go())
-
-        return then_go
-
-    @contextmanager
-    def in_step(self) -> Iterator[None]:
-        """Whatever fails in here has left the ranks waiting for each other in the middle of a step.
-        Raises RankFailure."""
-        try:
-            yield
-        except RankFailure:
-            raise
-        except Exception as error:
-            raise RankFailure(f"A step could not be completed on all ranks: {error}") from error
-
-    def ask(self, command: Command) -> None:
-        for other in self._others:
-            other.tell(command)
-
-    def expect(self) -> None:
-        """Every rank's answer to what has one. Raises ConfigError with the first complaint."""
-        for other in self._others:
-            other.expect()
-
-    def shared(self) -> list[mmap.mmap]:
-        """The memory shared with each of ranks 1 and up, `SHARED_BYTES` each."""
-        return [other.memory for other in self._others]
-
-    def pids(self) -> list[int]:
-        return [other.process.pid for other in self._others]
-
-    def close(self) -> None:
-        self._closing = True
-        for other in self._others:
-            other.close()
-
-    def _watch(self, on_lost: OnLost) -> None:
-        for other in self._others:
-            threading.Thread(
-                target=self._wait_for_end, args=(other, on_lost), name="rank", daemon=True
-            ).start()
-
-    def _wait_for_end(self, other: "_Rank", on_lost: OnLost) -> None:
-        code = other.process.wait()
-        if not self._closing:
-            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited ({code})"
-            on_lost(f"Rank {other.rank} of {self.degree} {how}; its part of the model is gone.")
-
-
-class _Rank:
-    """One other rank: its process, the pipe to it and the memory shared with it."""
-
-    def __init__(self, spec: RankSpec) -> None:
-        self.rank = spec.rank
-        ours, theirs = socket.socketpair()
-        memory = os.memfd_create("kv")
-        os.ftruncate(memory, SHARED_BYTES)
-        fds = (theirs.fileno(), memory)
-        try:
-            self.memory = mmap.mmap(memory, SHARED_BYTES)
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "mserve.runtime.engine.rank", *map(str, fds)],
-                pass_fds=fds,
-                stdin=subprocess.DEVNULL,
-                preexec_fn=dies_with_parent(),
-                env={**os.environ, "OMP_NUM_THREADS": str(spec.threads)},
+def check_degree(config: ModelConfig, degree: int) -> None:
+    """Raises ConfigError unless `degree` ranks can have equal parts of the model."""
+    parts = {
+        "key-value heads": config.num_kv_heads,
+        "attention heads": config.num_heads,
+        "columns in its feed-forward layers": config.intermediate_size,
+    }
+    for what, count in parts.items():
+        if count % degree:
+            raise ConfigError(
+                f"The model has {count} {what}, which {degree} GPUs cannot share evenly: `gpus`"
+                f" must divide {count}."
             )
-        finally:
-            theirs.close()
-            os.close(memory)
-        self._pipe = Connection(ours.detach())
-        self.tell(spec)
-
-    def tell(self, command: Command) -> None:
-        try:
-            self._pipe.send(command)
-        except OSError as error:
-            raise self._gone() from error
-
-    def expect(self) -> None:
-        try:
-            answer: Answer = self._pipe.recv()
-        except (EOFError, OSError) as error:
-            raise self._gone() from error
-        if answer:
-            raise ConfigError(f"On rank {self.rank}: {answer}")
-
-    def _gone(self) -> RankFailure:
-        return RankFailure(f"Rank {self.rank} of the model is gone.")
-
-    def close(self) -> None:
-        """Its end of the pipe tells it; one that computes for ever is killed."""
-        self._pipe.close()
-        try:
-            self.process.wait(_END_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        with suppress(BufferError):  # of a transfer that failed: the end of the process frees it
-            self.memory.close()
 
 
-# --- all ranks' KV -----------------------------------------------------------------------------
+class ShardedWeights:
+    """A `WeightSource` that is asked for a rank's shapes and reads the whole tensors."""
+
+    def __init__(self, whole: WeightSource, rank: int, degree: int) -> None:
+        self._whole = whole
+        self._rank = rank
+        self._degree = degree
+
+    def tensor(self, name: str, *shape: int) -> torch.Tensor:
+        """The rank's part, `shape`, of the tensor. Raises ConfigError as the whole's source does."""
+        dimension = _split_dimension(name)
+        if dimension is None:
+            return self._whole.tensor(name, *shape)
+        sizes = list(shape)
+        sizes[dimension] *= self._degree
+        whole = self._whole.tensor(name, *sizes)
+        # A copy, so that the rest of the whole is given back.
+        return whole.chunk(self._degree, dimension)[self._rank].clone()
 
 
-class ParallelKv:
-    """Every rank's heads as one `KvStore`: [2, positions, kv_heads, head_dim] on the wire, as if one
-    GPU had them all, so workers of different degrees understand each other."""
-
-    def __init__(self, pool: KvPool, ranks: Ranks) -> None:
-        self.num_layers = pool.num_layers
-        self.bytes_per_token_layer = pool.bytes_per_token_layer * ranks.degree
-        self._pool = pool
-        self._ranks = ranks
-        self._own = memoryview(bytearray(SHARED_BYTES))  # of rank 0: its part, as the others' are
-        self._most = SHARED_BYTES // pool.bytes_per_token_layer  # positions in a rank's memory
-
-    def read(self, pages: Pages, layer: int, begin: int, end: int, out: memoryview) -> None:
-        whole = self._by_rank(out, end - begin)
-        for piece in self._pieces(pages, layer, begin, end, is_write=False):
-            self._ranks.ask(piece.command)
-            self._pool.read(*piece.arguments, self._own[: piece.num_bytes])
-            self._ranks.expect()
-            for rank, part in enumerate(self._parts(piece)):
-                whole[:, piece.rows, rank] = part
-
-    def write(self, pages: Pages, layer: int, begin: int, end: int, data: memoryview) -> None:
-        whole = self._by_rank(data, end - begin)
-        for piece in self._pieces(pages, layer, begin, end, is_write=True):
-            for rank, part in enumerate(self._parts(piece)):
-                part[:] = whole[:, piece.rows, rank]
-            self._ranks.ask(piece.command)
-            self._pool.write(*piece.arguments, self._own[: piece.num_bytes])
-            self._ranks.expect()
-
-    def _by_rank(self, data: memoryview, num_positions: int) -> np.ndarray:
-        """[2 (K, V), positions, ranks, bytes of a rank's heads]"""
-        return np.frombuffer(data, np.uint8).reshape(2, num_positions, self._ranks.degree, -1)
-
-    def _parts(self, piece: "_Piece") -> Iterator[np.ndarray]:
-        """Each rank's part of a piece: [2 (K, V), positions, bytes of a rank's heads]."""
-        for memory in (self._own, *self._ranks.shared()):
-            part = np.frombuffer(memory, np.uint8, piece.num_bytes)
-            yield part.reshape(2, piece.rows.stop - piece.rows.start, -1)
-
-    def _pieces(
-        self, pages: Pages, layer: int, begin: int, end: int, *, is_write: bool
-    ) -> Iterator["_Piece"]:
-        """As large as the shared memory; ranks get only the page ids that they need."""
-        page_size = self._pool.page_size
-        for first in range(begin, end, self._most):
-            last = min(end, first + self._most)
-            page = first // page_size
-            table = page_indices(pages, page, -(-last // page_size))
-            offset = page * page_size
-            command = Transfer(is_write, table, layer, first - offset, last - offset)
-            num_bytes = (last - first) * self._pool.bytes_per_token_layer
-            yield _Piece(command, slice(first - begin, last - begin), num_bytes)
+def _split_dimension(name: str) -> int | None:
+    """Of `model.layers.0.self_attn.q_proj.weight` and the like; None where all ranks have all."""
+    module = name.split(".")[-2]
+    if module in _SPLIT_OUTPUTS:
+        return 0
+    return 1 if module in _SPLIT_INPUTS else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """Positions whose KV of one rank fits in the shared memory; `rows` among those asked for."""
+class SummedOperations:
+    """A device's operations, of which the one that adds to the residual stream sums first.
 
-    command: Transfer
-    rows: slice
-    num_bytes: int  # of one rank's part
+    What is added there is always a product with a weight split by inputs, so each rank has a part
+    of the sum. Everything else works on a rank's own heads and columns.
+    """
 
-    @property
-    def arguments(self) -> tuple[Indices, int, int, int]:
-        """Of `KvPool.read` and `write`, before the memory."""
-        command = self.command
-        return command.pages, command.layer, command.begin, command.end
+    def __init__(self, local: Operations, add: Sum) -> None:
+        self._local = local
+        self._sum = add
+        self.norm = local.norm
+        self.gate = local.gate
+
+    def add_norm(
+        self, hidden: torch.Tensor, change: torch.Tensor, weight: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Operations`; `change` [rows, hidden] is this rank's part."""
+        return self._local.add_norm(hidden, self._sum(change), weight)
+
+    def rotation(self, positions: torch.Tensor) -> Rotate:
+        return self._local.rotation(positions)
 
 
 # --- joining -----------------------------------------------------------------------------------
 
 
-def rank_devices(name: str, degree: int, first_gpu: int | None = None) -> list[str]:
-    """One device per rank: consecutive GPUs from the one named, or from `first_gpu`, counted round
-    and round, where none is. On the CPU all share it. Raises ConfigError if there are too few."""
-    device = torch.device(name)
+def rank_devices(device: torch.device, degree: int, first_gpu: int | None = None) -> list[str]:
+    """One device per rank: consecutive GPUs from the one named, or, where none is, from `first_gpu`,
+    counted round and round. On the CPU all share it. Raises ConfigError if there are too few."""
     if device.type != "cuda":
-        return [name] * degree
+        return [str(device)] * degree
     there = torch.cuda.device_count()
-    base = device.index if device.index is not None else (first_gpu or 0) % max(there, 1)
-    if base + degree > there:
+    needed = degree + (device.index or 0)
+    if needed > there:
         raise ConfigError(
-            f"A worker with `gpus = {degree}` from GPU {base} on needs {base + degree} GPUs;"
-            f" torch sees {there}."
+            f"A worker with `gpus = {degree}` on {device} needs {needed} GPUs; torch sees {there}."
         )
-    return [f"cuda:{base + rank}" for rank in range(degree)]
+    base = first_gpu or 0 if device.index is None else device.index
+    return [f"cuda:{(base + rank) % there}" for rank in range(degree)]
 
 
 def join(spec: RankSpec, listener: socket.socket | None = None) -> Sum:
@@ -356,7 +163,7 @@ def join(spec: RankSpec, listener: socket.socket | None = None) -> Sum:
     """
     master_fd = os.dup(listener.fileno()) if listener is not None else None
     try:
-        store = distributed.TCPStore(
+        store = _c10d.TCPStore(
             "127.0.0.1",
             spec.port,
             spec.degree,
@@ -370,11 +177,11 @@ def join(spec: RankSpec, listener: socket.socket | None = None) -> Sum:
         raise RankFailure(f"Rank {spec.rank} could not join the others: {error}") from error
 
 
-def _gloo(store: distributed.Store, spec: RankSpec) -> Sum:
-    options = distributed.ProcessGroupGloo._Options()
-    options._devices = [distributed.ProcessGroupGloo.create_device(hostname="127.0.0.1")]
+def _gloo(store: Any, spec: RankSpec) -> Sum:
+    options = _c10d.ProcessGroupGloo._Options()
+    options._devices = [_c10d.ProcessGroupGloo.create_device(hostname="127.0.0.1")]
     options._timeout = _SUM_TIMEOUT
-    group = distributed.ProcessGroupGloo(store, spec.rank, spec.degree, options)
+    group = _c10d.ProcessGroupGloo(store, spec.rank, spec.degree, options)
 
     def add(tensor: torch.Tensor) -> torch.Tensor:
         group.allreduce([tensor]).wait()
@@ -383,8 +190,8 @@ def _gloo(store: distributed.Store, spec: RankSpec) -> Sum:
     return add
 
 
-def _nccl(store: distributed.Store, spec: RankSpec, device: torch.device) -> Sum:
-    distributed.init_process_group(
+def _nccl(store: Any, spec: RankSpec, device: torch.device) -> Sum:
+    _c10d.init_process_group(
         "nccl",
         store=store,
         rank=spec.rank,
@@ -394,7 +201,7 @@ def _nccl(store: distributed.Store, spec: RankSpec, device: torch.device) -> Sum
     )
 
     def add(tensor: torch.Tensor) -> torch.Tensor:
-        distributed.all_reduce(tensor)  # in order with the stream's work; nobody waits here
+        _c10d.all_reduce(tensor)  # in order with the stream's work; nobody waits here
         return tensor
 
     return add

@@ -11,10 +11,10 @@ import signal
 import sys
 from multiprocessing.connection import Connection
 
-import torch
-
-from mserve.runtime.engine.backend import find_device
-from mserve.runtime.engine.parallel import (
+from mserve.runtime.engine.backend import find_device, find_dtype
+from mserve.runtime.engine.moves import Moves
+from mserve.runtime.engine.parallel import Shard, join
+from mserve.runtime.engine.rank_messages import (
     SHARED_BYTES,
     Allocate,
     Answer,
@@ -22,10 +22,8 @@ from mserve.runtime.engine.parallel import (
     RankSpec,
     Step,
     Transfer,
-    join,
 )
 from mserve.runtime.engine.runner import LoadedModel, TorchRunner, load_model
-from mserve.runtime.engine.sharding import Shard
 from mserve.runtime.errors import ConfigError
 
 logger = logging.getLogger("mserve.rank")
@@ -46,6 +44,8 @@ class Rank:
             match self._pipe.recv():
                 case Go():
                     return
+                case Moves() as moves:
+                    self._at_work().pool.move(moves)
                 case Step() as step:
                     self._run(step)
                 case Transfer() as transfer:
@@ -65,11 +65,7 @@ class Rank:
         return ""
 
     def _run(self, step: Step) -> None:
-        runner = self._at_work()
-        with torch.inference_mode():
-            runner.pool.move(step.moves)
-            if step.inputs is not None:
-                runner.forward(step.inputs, self._pause if step.by_layer else None)
+        self._at_work().forward(step.inputs, self._pause if step.by_layer else None)
 
     def _pause(self, layer: int) -> None:
         self.serve()
@@ -113,7 +109,6 @@ def main() -> None:
 def _serve(pipe: Connection, memory: mmap.mmap) -> None:
     spec = pipe.recv()
     assert isinstance(spec, RankSpec), "the first thing that a rank hears is what it is"
-    torch.set_num_threads(spec.threads)
     pipe.send("")  # here: now rank 0 waits for all in join
     shard = Shard(spec.rank, spec.degree, join(spec))
     try:
@@ -121,6 +116,7 @@ def _serve(pipe: Connection, memory: mmap.mmap) -> None:
     except ConfigError as error:
         pipe.recv()  # the first Allocate
         pipe.send(str(error))
+        pipe.recv()  # ends with rank 0, which may have more to hear from others
         return
     Rank(pipe, memory, model).serve()
 
@@ -130,9 +126,10 @@ def _load(spec: RankSpec, shard: Shard) -> LoadedModel:
         spec.model,
         is_dummy=spec.is_dummy,
         device=find_device(spec.device),
-        dtype=spec.dtype,
+        dtype=find_dtype(spec.dtype),
         attention=spec.attention,
         page_size=spec.page_size,
+        threads=spec.threads,
         shard=shard,
     )
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from mserve.compiler.plan import WorkerName
 from mserve.runtime.clock import Clock
 from mserve.runtime.cluster.membership import Member, Registry, WorkerInfo
+from mserve.runtime.cost import CostProfile
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ class Snapshot:
 
     members: Mapping[WorkerName, Member] = field(default_factory=dict)
     pools: Mapping[str, tuple[WorkerName, ...]] = field(default_factory=dict)
+    costs: Mapping[WorkerName, CostProfile] = field(default_factory=dict)  # as they are now
 
     @classmethod
     def of(cls, members: Sequence[Member]) -> "Snapshot":
@@ -36,6 +38,7 @@ class Snapshot:
         return cls(
             {member.info.name: member for member in members},
             {pool: tuple(names) for pool, names in pools.items()},
+            {member.info.name: _cost(member) for member in members},
         )
 
     @property
@@ -160,6 +163,11 @@ class Fleet:
         for incarnation in [key for key in self._watchers if key not in self._alive]:
             for info, on_lost in list(self._watchers[incarnation].values()):
                 on_lost(info)
+
+
+def _cost(member: Member) -> CostProfile:
+    """What the worker measured at its start, corrected by what it measures since."""
+    return member.info.cost.scaled(member.stats.prefill_drift, member.stats.decode_drift)
 
 
 def _newest(members: list[Member]) -> list[Member]:

@@ -316,11 +316,11 @@ def _bad_request(error: ErrorDetails) -> BadRequest:
     if error["type"] in ("empty", "too_many"):
         return BadRequest(error["msg"], param=str(context["name"]))
     if error["type"] == "unsupported":
-        return BadRequest(error["msg"], param=str(context["name"]), code="unsupported_parameter")
+        param = path[0] if path else str(context["name"])
+        return BadRequest(error["msg"], param=param, code="unsupported_parameter")
     if error["type"] == "json_invalid":
         return BadRequest(f"The body is not valid JSON: {context['error']}.")
-    param = path[0] if path else None
-    field = _field_name(path)
+    field, param = _field_name(path), path[0] if path else None
     if error["type"] == "extra_forbidden":
         return BadRequest(f"Unknown field `{field}`.", param=param, code="unknown_parameter")
     if error["type"] == "missing":

@@ -173,7 +173,7 @@ class View:
         return self._history.hit_rate(worker) * self.cost(worker).prefill_time(evicted)
 
     def cost(self, worker: WorkerName) -> CostProfile:
-        return self._member(worker).info.cost
+        return self._snapshot.costs[worker]
 
     def tie_break(self, worker: WorkerName) -> tuple[float, float]:
         load = self._reservations.of(worker)

@@ -146,10 +146,8 @@ class EngineDriver:
         self._clock.call_after(delay_s, lambda: self._go_on(what))
 
     def _duration(self, batch: Batch) -> float:
-        prefill_s = sum(
-            self._cost.prefill_time(chunk.end - chunk.begin, chunk.begin) for chunk in batch.prefill
-        )
-        return prefill_s + (self._cost.decode_time(1, len(batch.decode)) if batch.decode else 0.0)
+        chunks = [(chunk.begin, chunk.end) for chunk in batch.prefill]
+        return self._cost.step_time(chunks, len(batch.decode))
 
     # --- the HTTP process's side ---------------------------------------------------------------
 

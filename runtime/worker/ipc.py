@@ -24,6 +24,8 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     incarnation: str
     device: str = "cpu"
     dtype: str = "float32"
+    gpus: int = 1  # tensor-parallel degree
+    first_gpu: int | None = None  # of this machine's, counted round and round; None: the device's
     load: str = "auto"  # the folder's weights; dummy: random ones
     page_size: int = 16
     kv_memory_bytes: int | None = None  # None: a share of a GPU's memory, 256 MiB on a CPU
@@ -129,7 +131,10 @@ class Stepped(Struct, frozen=True, tag="stepped"):
 
 
 class Token(Struct, frozen=True, tag="token"):
-    """One generated token. With `finish`, the sequence has ended and `report` is its step's."""
+    """One generated token. With `finish`, the sequence has ended and `report` is its step's.
+
+    In simulation it stands for `count` tokens.
+    """
 
     key: str
     step: str
@@ -139,6 +144,7 @@ class Token(Struct, frozen=True, tag="token"):
     cached_tokens: int = 0
     logprobs: Logprobs | None = None
     report: StepReport | None = None
+    count: int = 1
 
 
 class Failed(Struct, frozen=True, tag="failed"):

@@ -13,7 +13,11 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 
+from msgspec.structs import replace
+
+from mserve.runtime.cost import CostProfile
 from mserve.runtime.engine.batching import Batch, ModelRunner, StepOutOfMemory
+from mserve.runtime.engine.drift import CostDrift
 from mserve.runtime.errors import EngineFailure, RequestError
 from mserve.runtime.messages import Problem
 from mserve.runtime.transport.base import Transport
@@ -37,6 +41,7 @@ class EngineProcess:
         service: WorkerService,
         runner: ModelRunner,
         transport: Transport,
+        cost: CostProfile,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         channel.setblocking(False)
@@ -44,6 +49,7 @@ class EngineProcess:
         self._service = service
         self._runner = runner
         self._transport = transport
+        self._drift = CostDrift(cost)
         self._clock = clock
         self._incoming = bytearray()
         self._outgoing = bytearray()
@@ -69,6 +75,7 @@ class EngineProcess:
         if batch is None:
             return False
         hook = self._layer_done if self._service.wants_layers else None
+        began = self._clock()
         try:
             output = self._runner.run(batch, hook)
         except RUNNER_ERRORS as error:
@@ -77,7 +84,9 @@ class EngineProcess:
             culprits = _newest(batch) if is_full else self._culprits(batch, error)
             self._service.abandon(batch, culprits, self._clock())
         else:
-            self._service.commit(batch, output, self._clock())
+            now = self._clock()
+            self._drift.observe(batch, now - began)
+            self._service.commit(batch, output, now)
         return True
 
     def _culprits(self, batch: Batch, error: Exception) -> dict[str, RequestError]:
@@ -103,7 +112,13 @@ class EngineProcess:
             self._service.expire(now)
         if now >= self._next_stats_s:
             self._next_stats_s = now + STATS_INTERVAL_S
-            self._outgoing += ipc.encode_frame([self._service.stats()])
+            self._outgoing += ipc.encode_frame([self._stats()])
+
+    def _stats(self) -> ipc.Stats:
+        found = self._service.stats()
+        drift = self._drift
+        stats = replace(found.stats, prefill_drift=drift.prefill, decode_drift=drift.decode)
+        return replace(found, stats=stats)
 
     def _sleep(self) -> None:
         """Until a command, a transfer or the next tick; not at all while the wire has something."""

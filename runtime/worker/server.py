@@ -237,6 +237,7 @@ def _describe(config: WorkerConfig, ready: ipc.Ready, listener: socket.socket) -
         max_model_len=ready.max_model_len,
         cost=ready.cost,
         pid=os.getpid(),
+        gpus=config.engine.gpus,
     )
 
 

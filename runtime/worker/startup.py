@@ -54,10 +54,17 @@ def _serve(channel: socket.socket) -> int:
         return 2
     channel.sendall(ipc.encode_frame([ready]))
     try:
-        EngineProcess(channel, service, runner, transport).run()
+        EngineProcess(channel, service, runner, transport, ready.cost).run()
     finally:
         transport.close()
     return 0
+
+
+def _end_without(loss: str) -> None:
+    """A model without one of its ranks computes nothing, and a sum with it may never return."""
+    logger.error("the engine process ends: %s", loss)
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def _receive_config(channel: socket.socket) -> ipc.EngineConfig | None:
@@ -91,6 +98,9 @@ def _build(config: ipc.EngineConfig) -> tuple[WorkerService, ModelRunner, Transp
         max_batch_tokens=config.max_batch_tokens,
         max_running=config.max_running,
         host_memory_bytes=config.host_cache_bytes,
+        gpus=config.gpus,
+        first_gpu=config.first_gpu,
+        on_lost_rank=_end_without,
         threads=config.threads,
     )
     transport = UcxTransport(options=LOOPBACK_OPTIONS if config.loopback_only else DEFAULT_OPTIONS)
@@ -132,7 +142,7 @@ def _build(config: ipc.EngineConfig) -> tuple[WorkerService, ModelRunner, Transp
     offset_s = time.time() - time.monotonic()
     service = WorkerService(
         engine,
-        runner.pool,
+        runner.kv,
         transport,
         worker=config.worker,
         incarnation=config.incarnation,

@@ -37,7 +37,9 @@ route instead { generate on argmin(load(w) for w in reserve) }
 }
 TEXT = "The old harbour was quiet that evening, and "
 NUM_TOKENS = 160
-DRAWN = {"temperature": 0.9, "seed": 7}
+# Of this seed no draw lies so near the limit between two tokens that rounding, which depends on what
+# else is in the batch, could move it across (within 1e-4, for plain, penalised and biased answers).
+DRAWN = {"temperature": 0.9, "top_k": 20, "seed": 18}
 FREE = {**DRAWN, "ignore_eos": True}
 COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 NUMBERS = {

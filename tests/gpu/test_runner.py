@@ -119,7 +119,7 @@ def prompt_logits(runner: TorchRunner, tokens: list[int]) -> torch.Tensor:
     """[tokens, vocab]"""
     (sequence,) = make_sequences([tokens])
     batch = Batch((Chunk(sequence, 0, len(tokens), sample=True),), ())
-    return runner.model.logits(runner._forward(StepInputs.of(batch, 16), None))
+    return runner.model.logits(runner.forward(StepInputs.of(batch, 16), None))
 
 
 @pytest.mark.parametrize("count", [1, 3, 16, 17, 32])
@@ -135,7 +135,7 @@ def test_recorded_steps_equal_launched_ones(count: int) -> None:
         recorded = runner.graphs.logits(inputs)
         assert recorded is not None
         recorded = recorded.float().clone()
-        launched = runner.model.logits(runner._forward(inputs, None)).float()
+        launched = runner.model.logits(runner.forward(inputs, None)).float()
     torch.testing.assert_close(recorded, launched, atol=0.1, rtol=0.02)
     off = (recorded - launched).pow(2).mean().sqrt()
     assert off < 0.02 * launched.std(), off

@@ -1,15 +1,18 @@
-"""What `mserve serve` does for a worker that died before it is started again."""
+"""What `mserve serve` starts, and what it does for a worker that died before it is started again."""
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from mserve.compiler.plan import PoolSpec
 from mserve.runtime import serving
 from mserve.runtime.cluster.launch import ChildExit
 from mserve.runtime.cluster.membership import Member
+from mserve.runtime.config import ServeOptions
 
 
 class Away:
@@ -43,3 +46,17 @@ def test_a_worker_that_died_is_forgotten_once_redis_is_back(
     exit_ = ChildExit("w-0", 17, -9, [])
     asyncio.run(serving._forget(exit_, registry))
     assert registry.left == [("w-0", "first")]
+
+
+def test_every_rank_gets_a_gpu_of_its_own() -> None:
+    pools = (PoolSpec("prefill", workers=2, gpus=2), PoolSpec("decode", workers=2))
+    strategy: Any = SimpleNamespace(name="mine", pools=pools)
+    options = ServeOptions(Path("model"), "model", workers={"decode": 3})
+    planned = serving._plan_workers(strategy, options)
+    assert [(name, engine.first_gpu, engine.gpus) for name, engine in planned] == [
+        ("prefill-0", 0, 2),
+        ("prefill-1", 2, 2),
+        ("decode-0", 4, 1),
+        ("decode-1", 5, 1),
+        ("decode-2", 6, 1),
+    ]

@@ -79,6 +79,19 @@ def test_what_two_workers_must_agree_on(changes: dict[str, Any], said: str) -> N
     assert said in sentence
 
 
+def test_degrees_may_differ_between_pools() -> None:
+    pools = (PoolSpec("prefill", gpus=2), PoolSpec("decode"))
+    assert mismatches(pools, [worker("prefill-0", gpus=2), worker("decode-0")]) == []
+
+
+def test_a_degree_that_splits_a_head_is_refused() -> None:
+    pools = (PoolSpec("prefill"), PoolSpec("decode", gpus=4))
+    (sentence,) = mismatches(pools, [worker("prefill-0"), worker("decode-0", gpus=4)])
+    assert sentence == (
+        "Pool 'decode' says `gpus = 4`, but the model's 2 key-value heads cannot be shared evenly by 4."
+    )
+
+
 def test_a_model_name_may_contain_colons() -> None:
     layout = "org:tiny:77aa:float32:4x2x64"
     same = [worker(name, model="org:tiny", layout=layout) for name in ("prefill-0", "decode-0")]

@@ -213,7 +213,7 @@ async def seconds_until_equal(cluster: Cluster, timeout_s: float) -> float:
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_mirrors_and_redis_equal_the_workers_once_quiet(seed: int) -> None:
     source = random.Random(seed)
 

@@ -222,7 +222,7 @@ SLOW = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_
 scripts = st.lists(actions, max_size=25)
 
 
-@settings(max_examples=60, **SLOW)  # type: ignore[arg-type]  # values of two types
+@settings(max_examples=40, **SLOW)  # type: ignore[arg-type]  # values of two types
 @given(script=scripts)
 def test_equals_the_workers_own_sets_once_quiet(
     backend: str | None, cluster_names: Iterator[str], script: list[tuple[str, ...]]
@@ -251,7 +251,7 @@ def run_with_mirrors(url: str, name: str, script: list[tuple[str, ...]]) -> None
     asyncio.run(main())
 
 
-@settings(max_examples=20, **SLOW)  # type: ignore[arg-type]  # values of two types
+@settings(max_examples=12, **SLOW)  # type: ignore[arg-type]  # values of two types
 @given(script=scripts)
 def test_mirrors_equal_them_too(
     redis_url: str, cluster_names: Iterator[str], script: list[tuple[str, ...]]
@@ -260,7 +260,7 @@ def test_mirrors_equal_them_too(
 
 
 @pytest.mark.chaos
-@settings(max_examples=200, **SLOW)  # type: ignore[arg-type]  # values of two types
+@settings(max_examples=120, **SLOW)  # type: ignore[arg-type]  # values of two types
 @given(script=st.lists(actions, min_size=10, max_size=60))
 def test_mirrors_equal_them_too_after_much_more(
     redis_url: str, cluster_names: Iterator[str], script: list[tuple[str, ...]]

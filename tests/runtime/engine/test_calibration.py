@@ -19,6 +19,7 @@ class TimedRunner:
 
     def __init__(self, runner: TorchRunner, truth: CostProfile) -> None:
         self.pool = runner.pool
+        self.kv = runner.kv
         self.config = runner.config
         self.now = 0.0
         self._truth = truth

@@ -20,6 +20,7 @@ from mserve.runtime.engine.attention import GatheredAttention
 from mserve.runtime.engine.backend import choose_backend
 from mserve.runtime.engine.batching import Batch, Chunk
 from mserve.runtime.engine.decode_graphs import DecodeGraphs
+from mserve.runtime.engine.inputs import StepInputs
 from mserve.runtime.engine.kv_pool import KvPool
 from mserve.runtime.engine.model_config import ModelConfig, read_config
 from mserve.runtime.engine.models.llama import Llama, LlamaWeights
@@ -302,8 +303,8 @@ def generate(runner: TorchRunner, chunk_tokens: int) -> list[list[int]]:
                 pages=pages,
             )
         )
-    while any(sequence.num_output < 20 for sequence in sequences):
-        unfinished = [s for s in sequences if s.num_output < 20]
+    while any(sequence.num_output < 12 for sequence in sequences):
+        unfinished = [s for s in sequences if s.num_output < 12]
         chunks = tuple(
             Chunk(s, s.num_computed, end, sample=end == s.num_prompt)
             for s in [s for s in unfinished if not s.is_decoding][:2]
@@ -335,6 +336,27 @@ def test_answers_are_those_of_torch_alone(stand_in: Any, name: str) -> None:
     expected = generate(plain, chunk_tokens=40)
     assert len({token for answer in expected for token in answer}) > 4
     assert generate(runner_with(stand_in, plain, most=4), chunk_tokens=40) == expected
+
+
+@pytest.mark.parametrize("window", [None, 24])
+def test_attention_equals_torchs(stand_in: Any, window: int | None) -> None:
+    """On random KV, where one position more or less shows."""
+    config = replace(read_config(TINY), num_layers=1, sliding_window=window)
+    pool = KvPool(config, num_pages=96, page_size=PAGE_SIZE, dtype=torch.float32, device=CPU)
+    torch.manual_seed(0)
+    pool.tensor.normal_()
+    sequences = [Sequence(f"s{n}", array("i", [7] * n), n) for n in (90, 17, 33, 64)]
+    for index, each in enumerate(sequences):
+        each.pages = array("i", range(10 * index, 10 * index + 8))
+        each.num_computed = each.num_prompt - 1
+    chunks = (Chunk(sequences[0], 40, 90, sample=True), Chunk(sequences[1], 0, 17, sample=True))
+    inputs = StepInputs.of(Batch(chunks, tuple(sequences[2:])), PAGE_SIZE)
+    q = torch.randn(len(inputs.token_ids), 4, 64)
+    k, v = (torch.randn(len(q), 2, 64) for _ in range(2))
+    pool.append(0, torch.from_numpy(inputs.slots), k, v)
+    expected = GatheredAttention(pool, window).plan(inputs).attend(0, q, k, v)
+    attention = leaf("attention_flashinfer").FlashInferAttention(pool, config)
+    torch.testing.assert_close(attention.plan(inputs).attend(0, q, k, v), expected)
 
 
 def test_operations_equal_torchs(stand_in: Any) -> None:

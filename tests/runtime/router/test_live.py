@@ -128,9 +128,9 @@ def test_another_strategy_takes_over_between_two_requests(kit: Any) -> None:
         ("strategy mine", 422, "error[syntax]"),
         ('strategy mine "x"\npool a\nroute r { generate on b }', 422, "unknown-name"),
         (
-            'strategy mine "x"\npool a { gpus = 2 }\nroute r { generate on next(a) }',
+            'strategy mine "x"\npool a { batch = aligned }\nroute r { generate on next(a) }',
             422,
-            "gpus = 2",
+            "batch = aligned",
         ),
         ('strategy mine "x"\npool a\nroute r { generate on next(a) }', 409, "pool 'a'"),
     ],

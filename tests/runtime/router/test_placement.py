@@ -139,6 +139,22 @@ def test_a_worker_that_is_gone_is_forgotten_by_the_index(kit: Any) -> None:
     assert run(main) == {"workers-1": 1}
 
 
+def test_costs_are_those_that_the_worker_measures_now(kit: Any) -> None:
+    async def main() -> Any:
+        bench = Bench(kit, "workers-0", "workers-1")
+        bench.cluster.workers["workers-0"].stats = WorkerStats(prefill_drift=2.0, decode_drift=3.0)
+        await bench.place()
+        view, names = bench.view, ("workers-0", "workers-1")
+        return (
+            [view.prefill_time(10, name) for name in names],
+            [view.decode_time(10, name) for name in names],
+        )
+
+    (slow, usual), (slow_decode, usual_decode) = run(main)
+    assert slow == 2 * usual > 0
+    assert slow_decode == pytest.approx(3 * usual_decode)
+
+
 def test_observations_of_load(kit: Any) -> None:
     async def main() -> Any:
         bench = Bench(kit, "workers-0")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from mserve.runtime.cost import CostProfile
 from mserve.runtime.engine.batching import Batch, LayerHook, StepOutOfMemory, StepOutput
 from mserve.runtime.worker import ipc
 from mserve.runtime.worker.process import EngineProcess
@@ -63,10 +64,13 @@ class Front:
         return [e.token for e in self.events if isinstance(e, ipc.Token) and e.key == key]
 
 
+COST = CostProfile(1e-3, 1e-5, 0.0, 1e-3, 1e-4, 1e-4, 1e9, 1024)
+
+
 @contextmanager
 def process(worker: Any, runner: Any) -> Iterator[Front]:
     front, back = socket.socketpair()
-    loop = EngineProcess(back, worker.service, runner, worker.transport)
+    loop = EngineProcess(back, worker.service, runner, worker.transport, COST)
     thread = threading.Thread(target=loop.run)
     thread.start()
     try:

@@ -1,0 +1,386 @@
+"""Which strategy places requests best where prompts share beginnings? On real workers.
+
+    python bench/scheduling.py [--strategies NAME ...] [--workloads NAME ...] [--seeds N] [--json FILE]
+
+Four workers behind a router, over HTTP, open loop. Prompts have the statistics of Preble's five workloads
+(arXiv 2407.00023, section 2), lengths scaled down to about 700 tokens, groups of the same beginning drawn
+by Zipf's law; a sixth workload shares nothing. Each is sent at 70% of the rate that round robin can take,
+measured first. The first requests of a run only warm the caches and do not count.
+
+The workers are real but for the speed of their model: it is a tiny one with random weights, and each step
+lasts as long as on a machine with 5,000 prompt tokens/s and 16 ms a step (bench/pacing.py), so that four
+of them are four machines' worth on two cores. They calibrate themselves, as always, and find these costs.
+"slowdown" says how much longer than wanted the steps took: above 1.1 the cores were too busy for the
+figures to mean anything.
+
+Bars: where sharing is high, mean latency at least 1.5 times better than round robin; where there is none,
+no worse than least loaded.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from mserve.runtime.traffic.arrivals import Arrival
+from mserve.runtime.traffic.workloads import PREBLE, SharedWorkload, Spread, poisson, sharing
+from pacing import slowdown
+from record import write_record
+from served import MSERVE, started
+
+BENCH = Path(__file__).parent
+STRATEGIES = (
+    "round_robin",
+    "least_loaded",
+    "longest_prefix",
+    "sglang_cache_aware",
+    "lmetric",
+    "preble",
+    "preble_live",
+    "preble_pd",
+)
+PACE = (16e-3, 2e-4, 2e-4)  # seconds: a step, a prompt token, an answer in the step
+BLOCK_TOKENS = 16
+KV_TOKENS = 8_000  # that a worker holds
+LOAD = 0.7  # of round robin's capacity
+ZIPF = 1.0
+WARM_UP = 0.25  # of the requests
+MOST_OUTPUT = 150  # tokens: one answer must not outlast the run
+IN_FLIGHT = 48  # while capacity is measured
+VOCABULARY = range(100, 2000)
+MODEL = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "vocab_size": 2048,
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "head_dim": 64,
+    "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": True,
+    "eos_token_id": [0, 4],
+}
+KV_BYTES = 2 * 4 * 64 * 4  # of a token
+SITE = f"""
+import sys
+if "mserve.runtime.worker.startup" in sys.orig_argv:
+    sys.path.append({str(BENCH)!r})
+    import pacing
+    pacing.arm()
+"""
+
+
+# --- traffic ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """One of Preble's, with lengths times `scale` and groups of `group` requests on average. Root, key
+    and own portions stay: fewer requests in a group mean that less of a run is shared."""
+
+    of: str
+    scale: float
+    group: float
+
+    @property
+    def scaled(self) -> SharedWorkload:
+        whole = PREBLE[self.of]
+        return replace(
+            whole,
+            prompt=times(whole.prompt, self.scale),
+            output=times(whole.output, self.scale),
+            shared=whole.root_portion + whole.key_portion * (1 - 1 / self.group),
+            group=Spread(self.group),
+        )
+
+
+WORKLOADS: Mapping[str, Workload | None] = {
+    "toolbench": Workload("toolbench", 0.35, 10),
+    "embodied-agent": Workload("embodied-agent", 0.3, 12),
+    "programming": Workload("programming", 0.2, 20),
+    "video-qa": Workload("video-qa", 0.08, 8.6),
+    "loogle": Workload("loogle", 0.04, 18),
+    "unshared": None,
+}
+
+
+def times(spread: Spread, factor: float) -> Spread:
+    return Spread(max(1.0, spread.mean * factor), spread.deviation * factor)
+
+
+def traffic(name: str, *, rate: float, num: int, seed: int) -> list[Arrival]:
+    workload = WORKLOADS[name]
+    if workload is None:
+        made = poisson(
+            rate=rate, num_prompt=640, num_output=15, num=num, seed=seed, block_tokens=BLOCK_TOKENS
+        )
+    else:
+        made = sharing(
+            workload.scaled, rate=rate, num=num, seed=seed, zipf=ZIPF, block_tokens=BLOCK_TOKENS
+        )
+    return [replace(each, num_output=min(each.num_output, MOST_OUTPUT)) for each in made]
+
+
+def prompt_of(arrival: Arrival) -> list[int]:
+    """Token ids that are the same where the blocks are."""
+    tokens = [
+        token
+        for block in arrival.blocks
+        for token in random.Random(block).choices(VOCABULARY, k=arrival.block_tokens)
+    ]
+    return tokens[: arrival.num_prompt]
+
+
+# --- clients ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    latency_s: float
+    first_token_s: float
+    prompt_tokens: int
+    cached_tokens: int
+
+
+def request_of(url: str, arrival: Arrival) -> bytes:
+    body = {
+        "model": "tiny",
+        "prompt": prompt_of(arrival),
+        "max_tokens": arrival.num_output,
+        "temperature": 0,
+        "ignore_eos": True,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    data = json.dumps(body).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nhost: {urlsplit(url).netloc}\r\n"
+    head += "content-type: application/json\r\nconnection: close\r\n"
+    return f"{head}content-length: {len(data)}\r\n\r\n".encode() + data
+
+
+async def ask(url: str, request: bytes) -> Answer:
+    """A streamed answer, read to its end."""
+    target = urlsplit(url)
+    began_s = time.perf_counter()
+    reader, writer = await asyncio.open_connection(target.hostname, target.port)
+    try:
+        writer.write(request)
+        first_s, last = 0.0, b""
+        while not (line := await reader.readline()).startswith(b"data: [DONE]"):
+            if not line:
+                raise RuntimeError(f"an answer broke off: {last.decode()}")
+            if line.startswith(b"data: "):
+                first_s = first_s or time.perf_counter()
+            last = line if line.startswith((b"data: ", b"HTTP", b"{")) else last
+        usage = json.loads(last.removeprefix(b"data: "))["usage"]
+    finally:
+        writer.close()
+    cached = usage["prompt_tokens_details"]["cached_tokens"]
+    ended_s = time.perf_counter()
+    return Answer(ended_s - began_s, first_s - began_s, usage["prompt_tokens"], cached)
+
+
+async def open_loop(url: str, arrivals: Sequence[Arrival]) -> list[Answer]:
+    """Each request at its time, whatever became of those before; answers in that order."""
+    requests = [request_of(url, arrival) for arrival in arrivals]
+    begin_s = time.perf_counter()
+
+    async def later(arrival: Arrival, request: bytes) -> Answer:
+        await asyncio.sleep(begin_s + arrival.at_s - time.perf_counter())
+        return await ask(url, request)
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [
+            group.create_task(later(arrival, request))
+            for arrival, request in zip(arrivals, requests, strict=True)
+        ]
+    return [task.result() for task in tasks]
+
+
+async def capacity(url: str, name: str, num: int) -> float:
+    """Requests/s with always `IN_FLIGHT` of them under way."""
+    arrivals = traffic(name, rate=1.0, num=num, seed=-1)
+    waiting = iter([request_of(url, arrival) for arrival in arrivals])
+
+    async def client() -> None:
+        for request in waiting:
+            await ask(url, request)
+
+    begin_s = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for _ in range(IN_FLIGHT):
+            group.create_task(client())
+    return num / (time.perf_counter() - begin_s)
+
+
+# --- clusters --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def serving(strategy: str) -> Iterator[tuple[str, Path]]:
+    """(URL, folder of the engines' step logs) of four paced workers."""
+    pools = ("prefill=2", "decode=2") if strategy == "preble_pd" else ("workers=4",)
+    with tempfile.TemporaryDirectory(prefix="mserve-scheduling-") as name:
+        folder, model, logs = Path(name), Path(name, "tiny"), Path(name, "steps")
+        logs.mkdir()
+        write_model(model)
+        (folder / "sitecustomize.py").write_text(SITE)
+        env = {
+            **os.environ,
+            "PYTHONPATH": name,
+            "MSERVE_PACE": " ".join(map(str, PACE)),
+            "MSERVE_PACE_LOG": str(logs),
+        }
+        argv = [*MSERVE, "serve", strategy, "--model", str(model), "--load", "dummy"]
+        for pool in pools:
+            argv += ["--cluster", pool]
+        argv += ["--kv-memory", str(KV_TOKENS * KV_BYTES), "--threads", "1", "--port", "0"]
+        argv += ["--log-level", "warning"]
+        with started(argv, env) as (process, url, _):
+            yield url, logs
+            process.terminate()
+            process.wait(15)
+
+
+def write_model(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(MODEL))
+    shipped = Path(str(files("mserve") / "model"))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(shipped / name, folder / name)
+
+
+# --- the comparison ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One workload under one strategy, all seeds together."""
+
+    strategy: str
+    workload: str
+    requests: int
+    mean_ms: float
+    p99_ms: float
+    ttft_mean_ms: float
+    ttft_p99_ms: float
+    hit_rate: float
+    mean_ms_by_seed: tuple[float, ...]
+
+    @classmethod
+    def of(cls, strategy: str, workload: str, runs: Sequence[Sequence[Answer]]) -> "Cell":
+        answers = [answer for run in runs for answer in run]
+        latencies = [answer.latency_s for answer in answers]
+        firsts = [answer.first_token_s for answer in answers]
+        cached = sum(answer.cached_tokens for answer in answers)
+        return cls(
+            strategy,
+            workload,
+            len(answers),
+            ms(statistics.fmean(latencies)),
+            ms(p99(latencies)),
+            ms(statistics.fmean(firsts)),
+            ms(p99(firsts)),
+            round(cached / sum(answer.prompt_tokens for answer in answers), 4),
+            tuple(ms(statistics.fmean(answer.latency_s for answer in run)) for run in runs),
+        )
+
+
+def p99(values: Sequence[float]) -> float:
+    return sorted(values)[int(0.99 * len(values))]
+
+
+def ms(seconds: float) -> float:
+    return round(1e3 * seconds, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    workloads: Sequence[str]
+    seeds: Sequence[int]
+    duration_s: float  # of a run's arrivals
+
+    def rates(self) -> dict[str, float]:
+        """Requests/s of each workload."""
+        with serving("round_robin") as (url, _):
+            found = {}
+            for name in self.workloads:
+                rate = LOAD * asyncio.run(capacity(url, name, 200))
+                found[name] = round(rate, 2)
+            return found
+
+    def cells(self, strategy: str, rates: Mapping[str, float]) -> tuple[list[Cell], float]:
+        """Of all workloads under one strategy, and the slowdown."""
+        runs: dict[str, list[list[Answer]]] = {name: [] for name in self.workloads}
+        with serving(strategy) as (url, logs):
+            for seed in self.seeds:
+                for name in self.workloads:
+                    runs[name].append(self._run(url, name, rates[name], seed))
+            slow = slowdown(logs)
+        return [Cell.of(strategy, name, found) for name, found in runs.items()], slow
+
+    def _run(self, url: str, name: str, rate: float, seed: int) -> list[Answer]:
+        num = round(rate * self.duration_s)
+        arrivals = traffic(name, rate=rate, num=num, seed=seed)
+        return asyncio.run(open_loop(url, arrivals))[round(WARM_UP * num) :]
+
+
+def show(cell: Cell, slow: float) -> str:
+    return (
+        f"{cell.workload:16} {cell.strategy:20} {cell.mean_ms:8.0f} {cell.p99_ms:8.0f}"
+        f" {cell.ttft_mean_ms:8.0f} {cell.ttft_p99_ms:8.0f} {cell.hit_rate:7.1%} {slow:6.2f}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--strategies", nargs="+", default=STRATEGIES)
+    parser.add_argument("--workloads", nargs="+", default=list(WORKLOADS), choices=WORKLOADS)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--duration", type=float, default=5.0, help="seconds of one run")
+    parser.add_argument("--rates", type=json.loads, help="JSON: do not measure them again")
+    parser.add_argument("--json", type=Path, help="write the figures to this file, too")
+    options = parser.parse_args()
+    plan = Plan(options.workloads, range(options.seeds), options.duration)
+    rates = options.rates or plan.rates()
+    print("requests/s:", json.dumps(rates), flush=True)
+    print("workload         strategy                 mean      p99  TTFT mean  p99  cached  slowdown")
+    cells: list[Cell] = []
+    slowdowns: dict[str, float] = {}
+    for strategy in options.strategies:
+        found, slow = plan.cells(strategy, rates)
+        slowdowns[strategy] = round(slow, 3)
+        cells += found
+        print("\n".join(show(cell, slow) for cell in found), flush=True)
+    setup: dict[str, Any] = {
+        "pace_s": PACE,
+        "kv_tokens": KV_TOKENS,
+        "load": LOAD,
+        "zipf": ZIPF,
+        "seeds": options.seeds,
+        "requests_per_s": rates,
+        "slowdown": slowdowns,
+    }
+    rows = [asdict(cell) for cell in cells]
+    write_record(options.json, "strategies on real workers", ["mserve"], **setup, cells=rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""Which workers a simulated cluster has: a strategy's pools, on given GPUs, with given engine limits."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+from mserve.compiler.plan import PoolSpec
+from mserve.runtime.engine.config import EngineConfig
+from mserve.runtime.errors import ConfigError
+from mserve.runtime.simulator.hardware import Hardware
+from mserve.runtime.simulator.links import LinkSpec
+from mserve.runtime.simulator.priced_worker import WorkerSpec
+from mserve.runtime.simulator.step_cost import HardwareCost, Link
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """What all workers have in common, unless their pool says otherwise. Counts are tokens."""
+
+    gpu: str = "h200"
+    model: str = "llama-3.1-8b"
+    weights: str = "bf16"
+    gpus: int | None = None  # of each worker; None: what its pool says
+    link: Link = "network"
+    page_size: int = 64
+    memory_share: float = 0.9  # of the GPU's, for weights and KV
+    max_model_len: int = 131_072
+    max_batch_tokens: int = 8192
+    chunk_tokens: int = 8192
+    max_running: int = 256
+    max_sequences: int = 100_000
+    splits_kv: bool = True
+
+
+MAX_REPEAT = 1 << 20  # steps in a run: the scheduler's own bounds are nearer
+
+
+def plan_workers(
+    pools: Sequence[PoolSpec],
+    counts: Mapping[str, int],
+    options: WorkerOptions,
+    hardware: Hardware,
+) -> list[WorkerSpec]:
+    """Every worker, pool by pool; `counts` goes before what pools say. Raises ConfigError."""
+    known = [pool.name for pool in pools]
+    for name in counts:
+        if name not in known:
+            raise ConfigError(f"The strategy has no pool '{name}'; it has {', '.join(known)}.")
+    return [
+        spec
+        for pool in pools
+        for spec in _pool_workers(pool, counts.get(pool.name, pool.workers), options, hardware)
+    ]
+
+
+def _pool_workers(
+    pool: PoolSpec, count: int, options: WorkerOptions, hardware: Hardware
+) -> list[WorkerSpec]:
+    cost = HardwareCost.named(
+        hardware,
+        options.gpu,
+        options.model,
+        weights=options.weights,
+        tensor_parallel=options.gpus or pool.gpus,
+        splits_kv=options.splits_kv,
+        page_size=options.page_size,
+    )
+    engine = _engine(pool, cost, options)
+    profile = cost.profile(chunk_tokens=engine.chunk_tokens, link=options.link)
+    link = LinkSpec(
+        cost.link_bytes_per_s(options.link), cost.kv_bytes_per_token, cost.model.num_layers
+    )
+    return [
+        WorkerSpec(f"{pool.name}-{index}", pool.name, engine, cost, profile, link)
+        for index in range(count)
+    ]
+
+
+def _engine(pool: PoolSpec, cost: HardwareCost, options: WorkerOptions) -> EngineConfig:
+    config = EngineConfig(
+        num_pages=max(1, cost.num_kv_tokens(options.memory_share) // options.page_size),
+        page_size=options.page_size,
+        max_model_len=options.max_model_len,
+        max_batch_tokens=options.max_batch_tokens,
+        chunk_tokens=min(options.chunk_tokens, options.max_batch_tokens),
+        max_running=options.max_running,
+        max_sequences=options.max_sequences,
+        max_repeat=MAX_REPEAT,
+    )
+    return _with_settings(config, pool, cost)
+
+
+def _with_settings(config: EngineConfig, pool: PoolSpec, cost: HardwareCost) -> EngineConfig:
+    """What the strategy says of the pool."""
+    settings = pool.settings
+    if isinstance(batch := settings.get("batch"), dict):
+        tokens = int(batch.get("tokens", config.max_batch_tokens))
+        chunk = int(batch.get("chunk", config.chunk_tokens))
+        config = replace(config, max_batch_tokens=tokens, chunk_tokens=min(chunk, tokens))
+    if isinstance(queue := settings.get("queue"), dict):
+        groups = int(queue.get("groups", config.queue_groups))
+        config = replace(config, queue=queue["kind"], queue_groups=groups)
+    if isinstance(cache := settings.get("prefix_cache"), dict):
+        config = replace(config, prefix_cache=cache["kind"] != "none")
+    if isinstance(size := settings.get("host_cache"), int | float):
+        page_bytes = cost.kv_bytes_per_token * config.page_size
+        config = replace(config, host_pages=int(cast(float, size) // page_bytes))
+    return config

@@ -1,0 +1,303 @@
+"""A strategy under traffic, in virtual time: the router's own parts over simulated workers.
+
+Executor, placement, fleet, reservations, history, prefix index, and in every worker engine, tickets
+and sends are those of serving, the same code. Replaced are the model (what a step costs), the links
+(what a range costs) and the connections between router and workers. The same seed gives the same
+result, bit for bit, in every process.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from xxhash import xxh3_64
+
+from mserve.compiler.observe import Strategy
+from mserve.compiler.plan import StartGenerate
+from mserve.runtime.blocks import block_keys
+from mserve.runtime.cluster.membership import WorkerInfo
+from mserve.runtime.cluster.prefix_index import MemoryPrefixIndex
+from mserve.runtime.cluster.registry import MemoryRegistry
+from mserve.runtime.errors import RequestError
+from mserve.runtime.messages import Finish, Frame, PlanCall
+from mserve.runtime.router.client import InProcessClient
+from mserve.runtime.router.executor import Executor
+from mserve.runtime.router.fleet import Fleet
+from mserve.runtime.router.history import History
+from mserve.runtime.router.live import Adapter, LiveStrategy
+from mserve.runtime.router.placement import Placement, check_observes
+from mserve.runtime.router.plans import PlanLog, PlanRecord
+from mserve.runtime.router.requests import GenerationRequest
+from mserve.runtime.router.reservations import Reservations
+from mserve.runtime.simulator.clock import EPOCH_S, VirtualClock
+from mserve.runtime.simulator.links import Links
+from mserve.runtime.simulator.loop import VirtualLoop
+from mserve.runtime.simulator.priced_worker import PricedWorker, Surroundings, WorkerSpec
+from mserve.runtime.simulator.requests import request_of
+from mserve.runtime.traffic.arrivals import Arrival
+from mserve.runtime.traffic.outcomes import Outcome
+
+REST_S = 60.0  # of virtual time: within it everything is given back after the last answer
+PROGRESS_REQUESTS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class CacheUse:
+    """Tokens of one prompt that were cached: anywhere in the fleet, at a worker of its plan, and
+    that were in the end not computed."""
+
+    available: int
+    routed: int
+    delivered: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerUse:
+    """What one worker did. `busy_s` is time with a step under way."""
+
+    name: str
+    pool: str
+    busy_s: float
+    num_steps: int
+    num_runs: int
+    usd_per_s: float
+
+
+@dataclass(slots=True)
+class Result:
+    """What came of a simulation. Outcomes are in the order of arrival, cache uses beside them."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    cache: list[CacheUse] = field(default_factory=list)
+    workers: list[WorkerUse] = field(default_factory=list)
+    transferred_bytes: float = 0.0
+    num_events: int = 0
+
+    @property
+    def digest(self) -> str:
+        """The same for the same run, in every process."""
+        state = xxh3_64()
+        for entry in (*self.outcomes, *self.cache, *self.workers):
+            state.update(repr(entry).encode())
+        return state.hexdigest()
+
+
+class Simulation:
+    """Used once: `run`. `latency_s` is one way between router and worker."""
+
+    def __init__(
+        self, strategy: Strategy, specs: Sequence[WorkerSpec], *, latency_s: float = 2e-4
+    ) -> None:
+        """Raises ConfigError for a strategy that observes what the router cannot tell."""
+        self._specs = specs
+        self._loop = loop = VirtualLoop()
+        self._clock = clock = VirtualClock(loop)
+        self._links = Links(clock, latency_s=max(spec.profile.transfer_base_s for spec in specs))
+        self._index = MemoryPrefixIndex()
+        registry = MemoryRegistry(clock)
+        self._around = Surroundings(loop, clock, self._links, registry, self._index, latency_s)
+        self._workers: dict[str, PricedWorker] = {}  # by incarnation
+        self._reservations = Reservations(clock)
+        history = History(clock)
+        self._fleet = Fleet(registry, clock, on_gone=self._forget)
+        live = LiveStrategy(strategy, check_observes)
+        placement = Placement(live, self._fleet, self._index, self._reservations, history)
+        self._adapter = Adapter(live, placement.look, clock)
+        self._num_plans = 0
+        self._ended: dict[str, PlanRecord] = {}  # by request
+        self._executor = Executor(
+            placement,
+            live,
+            self._fleet,
+            InProcessClient(self._execute),
+            self._reservations,
+            history,
+            PlanLog(1),
+            clock=clock,
+            new_id=self._new_id,
+            on_end=self._keep,
+        )
+        self._outcomes: dict[int, tuple[Outcome, CacheUse]] = {}
+        self._num_submitted = 0
+
+    def run(
+        self, arrivals: Iterable[Arrival], on_progress: Callable[[int, float], None] | None = None
+    ) -> Result:
+        """Until the last answer; `on_progress` is told of answers and virtual seconds. Raises
+        Deadlock or Crash, and AssertionError where a request or a page is lost."""
+        return self._loop.run(self._main(arrivals, on_progress))
+
+    # --- the run -------------------------------------------------------------------------------
+
+    async def _main(
+        self, arrivals: Iterable[Arrival], on_progress: Callable[[int, float], None] | None
+    ) -> Result:
+        async with self._running():
+            await self._feed(arrivals, on_progress)
+            span_s = self._clock.now()
+            await self._executor.close()
+            await self._rest()
+        self._check()
+        return self._result(span_s)
+
+    @asynccontextmanager
+    async def _running(self) -> AsyncIterator[None]:
+        """All workers have joined, and the router knows them, when the body begins."""
+        for number, spec in enumerate(self._specs, 1):
+            worker = PricedWorker(spec, number, self._around)
+            self._workers[worker.info.incarnation] = worker
+            await worker.join()
+        polling = self._fleet.polling()
+        with self._loop.daemon():
+            await polling.__aenter__()
+        try:
+            with self._adapter.running():
+                yield
+        finally:
+            await polling.__aexit__(None, None, None)
+
+    async def _feed(
+        self, arrivals: Iterable[Arrival], on_progress: Callable[[int, float], None] | None
+    ) -> None:
+        """Starts requests when they are due; returns when all have ended."""
+        under_way: set[asyncio.Task[None]] = set()
+        all_ended = asyncio.Event()
+
+        def end(task: asyncio.Task[None]) -> None:
+            under_way.discard(task)
+            if not under_way:
+                all_ended.set()
+            if on_progress is not None and len(self._outcomes) % PROGRESS_REQUESTS == 0:
+                on_progress(len(self._outcomes), self._clock.now())
+            task.result()  # a failure of ours ends the run
+
+        begin_s = self._clock.now()
+        for number, arrival in enumerate(arrivals):
+            due_s = begin_s + arrival.at_s
+            if due_s > self._clock.now():
+                await self._clock.sleep(due_s - self._clock.now())
+            self._num_submitted += 1
+            task = self._loop.create_task(self._request(arrival, number, due_s))
+            under_way.add(task)
+            task.add_done_callback(end)
+        while under_way:
+            all_ended.clear()
+            await all_ended.wait()
+
+    async def _request(self, arrival: Arrival, number: int, due_s: float) -> None:
+        request = request_of(arrival, number)
+        cached = await self._cached(request)
+        error = ""
+        try:
+            await self._executor.execute(request, _Reader())
+        except RequestError as failure:
+            error = failure.kind
+        record = self._ended.pop(request.id)
+        self._outcomes[number] = _judge(record, due_s, error, cached)
+
+    async def _cached(self, request: GenerationRequest) -> dict[str, int]:
+        """Tokens of the prompt's longest cached prefix, by worker."""
+        size = self._fleet.snapshot.block_tokens or 1
+        found = await self._index.lookup(block_keys(request.tokens, size))
+        return {worker: blocks * size for worker, blocks in found.items()}
+
+    async def _rest(self) -> None:
+        """What the last answers leave under way: messages of transfers, cancelled copies."""
+        until_s = self._clock.now() + REST_S
+        while self._leftovers() and self._clock.now() < until_s:
+            await self._clock.sleep(0.1)
+
+    # --- checks --------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        num_ended = len(self._outcomes)
+        assert num_ended == self._num_submitted, "a request was lost"
+        leftovers = self._leftovers()
+        assert not leftovers, f"not all was given back: {'; '.join(leftovers)}"
+        for worker in self._workers.values():
+            if not worker.is_dead:
+                worker.engine.check_integrity()
+
+    def _leftovers(self) -> list[str]:
+        living = [worker for worker in self._workers.values() if not worker.is_dead]
+        found = [what for worker in living for what in worker.leftovers()]
+        for name, load in self._reservations.loads().items():
+            if load.requests or load.prefill_ns or load.decode_ns or load.kv_tokens:
+                found.append(f"reserved on {name}: {load}")
+        return found
+
+    def _result(self, span_s: float) -> Result:
+        ordered = [self._outcomes[number] for number in sorted(self._outcomes)]
+        return Result(
+            [outcome for outcome, _ in ordered],
+            [cache for _, cache in ordered],
+            [_use(worker) for worker in self._workers.values()],
+            self._links.num_bytes,
+            self._loop.num_callbacks,
+        )
+
+    # --- what the executor asks ----------------------------------------------------------------
+
+    def _execute(self, info: WorkerInfo, call: PlanCall) -> AsyncGenerator[Frame, None]:
+        return self._workers[info.incarnation].execute(call)
+
+    def _new_id(self) -> str:
+        self._num_plans += 1
+        return f"{self._num_plans:012x}"
+
+    def _keep(self, record: PlanRecord) -> None:
+        self._ended[record.request_id] = record
+
+    async def _forget(self, info: WorkerInfo) -> None:
+        await self._index.forget(info.name, info.incarnation)
+
+
+class _Reader:
+    """A client that reads at once; what became of its request the plan's record says."""
+
+    def placed(self, plan_id: str, route: str) -> None:
+        """The record has it."""
+
+    async def tokens(self, payload: bytes) -> None:
+        """There is no text."""
+
+    async def finish(self, finish: Finish) -> None:
+        """The record has it."""
+
+
+def _judge(
+    record: PlanRecord, due_s: float, error: str, cached: dict[str, int]
+) -> tuple[Outcome, CacheUse]:
+    finish, first_s, ended_s = record.finish, record.first_token_s, record.ended_s
+    assert ended_s is not None, "a plan that is over has ended"
+    plan = record.attempts[-1].decision.plan if record.attempts else None
+    steps = plan.steps if plan is not None else ()
+    worker = next((step.worker for step in steps[::-1] if isinstance(step, StartGenerate)), "")
+    outcome = Outcome(
+        arrival_s=due_s,
+        first_token_s=None if first_s is None else first_s - EPOCH_S,
+        ended_s=max(due_s, ended_s - EPOCH_S),
+        num_prompt=record.prompt_tokens,
+        num_output=finish.completion_tokens if finish else 0,
+        cached=finish.cached_tokens if finish else 0,
+        route=plan.route if plan is not None else "",
+        worker=worker,
+        error=error,
+    )
+    most = record.prompt_tokens - 1  # the last token is always computed
+    routed = max((cached.get(step.worker, 0) for step in steps), default=0)
+    available = max(cached.values(), default=0)
+    return outcome, CacheUse(min(most, available), min(most, routed), outcome.cached)
+
+
+def _use(worker: PricedWorker) -> WorkerUse:
+    driver = worker.driver
+    return WorkerUse(
+        worker.spec.name,
+        worker.spec.pool,
+        driver.busy_s,
+        driver.num_steps,
+        driver.num_runs,
+        worker.spec.cost.usd_per_s,
+    )

@@ -1,0 +1,216 @@
+"""Runs as tables of text and as JSON: one run in full, or several side by side.
+
+Input is what became of every request, by the name of the run, measured or simulated alike. Owns which
+figures are shown, and in which direction each is better. Pages are in page.py.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mserve.runtime.traffic.outcomes import Distribution, Goals, Outcome, Summary, summarize
+
+BEST = "*"
+STATISTICS = ("mean", "p50", "p90", "p99")
+DISTRIBUTIONS: Mapping[str, str] = {  # fields of `Summary` with their names in tables
+    "ttft": "time to first token",
+    "tpot": "time per output token",
+    "jct": "job completion time",
+    "max_gap": "longest pause",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A row of comparisons. `value` is None where a run does not have it; `sign` is 1 where more is
+    better, -1 where less is, 0 where neither."""
+
+    name: str
+    value: Callable[[Summary], float | None]
+    text: Callable[[float], str]
+    sign: int
+
+    def best(self, values: Sequence[float | None]) -> frozenset[int]:
+        """The indexes of the runs that win: none if all look alike, several if some of them do."""
+        shown = [None if value is None else self.text(value) for value in values]
+        known = [value for value in values if value is not None]
+        if not self.sign or len(known) < 2 or len(set(shown)) == 1:
+            return frozenset()
+        best = self.text(max(known, key=lambda value: value * self.sign))
+        return frozenset(index for index, text in enumerate(shown) if text == best)
+
+
+# --- figures as text ----------------------------------------------------------------------------
+
+
+def seconds_text(value: float) -> str:
+    """Three digits: `4.27 ms`, `57.0 ms`, `1.28 s`, `433 s`."""
+    if value < 0.9995:
+        return f"{_three_digits(value * 1e3)} ms"
+    return f"{_three_digits(value)} s"
+
+
+def _three_digits(value: float) -> str:
+    decimals = 0 if value == 0 else max(0, 2 - math.floor(math.log10(value)))
+    return f"{value:,.{min(decimals, 2)}f}"
+
+
+def share_text(value: float) -> str:
+    return f"{value:.1%}"
+
+
+def rate_text(value: float) -> str:
+    """Per second."""
+    return f"{_three_digits(value)}/s"
+
+
+def goals_text(goals: Goals) -> str:
+    """`ttft 500 ms, tpot 50.0 ms`."""
+    given = {"ttft": goals.ttft_s, "tpot": goals.tpot_s, "jct": goals.jct_s}
+    return ", ".join(f"{name} {seconds_text(value)}" for name, value in given.items() if value)
+
+
+def counts_text(counts: Mapping[str, int]) -> str:
+    """`split 78, short 22`."""
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items())
+
+
+# --- one run ------------------------------------------------------------------------------------
+
+
+def run_table(outcomes: Iterable[Outcome], goals: Goals | None = None) -> str:
+    """All figures of one run, a dozen lines."""
+    summary = summarize(outcomes, goals)
+    rows: list[tuple[str, ...]] = [("", *STATISTICS)]
+    rows += [
+        (name, *_cells(found))
+        for field, name in DISTRIBUTIONS.items()
+        if (found := getattr(summary, field)) is not None
+    ]
+    facts = aligned(list(run_facts(summary)), left=2)
+    return "\n\n".join([aligned(rows), facts]) if len(rows) > 1 else facts
+
+
+def _cells(distribution: Distribution) -> tuple[str, ...]:
+    return tuple(seconds_text(getattr(distribution, name)) for name in STATISTICS)
+
+
+def run_facts(summary: Summary) -> Iterable[tuple[str, str]]:
+    """(name, words) for everything that is no distribution."""
+    finished = f"{summary.num_finished:,} of {summary.num_requests:,} finished"
+    yield "requests", f"{finished} in {seconds_text(summary.span_s)}"
+    if summary.num_failed:
+        yield "failed", f"{counts_text(summary.errors)} ({share_text(summary.failed_share)})"
+    tokens = rate_text(summary.output_rate)
+    yield "throughput", f"{rate_text(summary.request_rate)} requests, {tokens} output tokens"
+    cached = f"{share_text(summary.cached_share)} of them cached"
+    yield "tokens", f"{summary.num_prompt:,} prompt, {cached}; {summary.num_output:,} output"
+    if summary.goals is not None and summary.goodput is not None:
+        met = f"{share_text(summary.goodput.share)}, {rate_text(summary.goodput.rate)} requests"
+        yield "goodput", f"{met} with {goals_text(summary.goals)}"
+    if summary.routes:
+        yield "routes", counts_text(summary.routes)
+
+
+# --- several runs -------------------------------------------------------------------------------
+
+
+def metrics(goals: Goals | None = None) -> list[Metric]:
+    """The rows of a comparison, the most telling first."""
+    rows = [
+        _of_distribution(field, statistic, f"{name}, {statistic}")
+        for field, name in DISTRIBUTIONS.items()
+        for statistic in STATISTICS
+        if field != "max_gap" or statistic in ("mean", "p99")
+    ]
+    if goals is not None:
+        rows.append(Metric("goodput, share", lambda s: _of_goodput(s, "share"), share_text, 1))
+        rows.append(Metric("goodput, rate", lambda s: _of_goodput(s, "rate"), rate_text, 1))
+    return [
+        *rows,
+        Metric("requests finished", lambda s: s.request_rate, rate_text, 1),
+        Metric("output tokens", lambda s: s.output_rate, rate_text, 1),
+        Metric("prompt tokens cached", lambda s: s.cached_share, share_text, 1),
+        Metric("requests", lambda s: s.num_requests, lambda value: f"{value:,.0f}", 0),
+        Metric("failed", lambda s: s.failed_share, share_text, -1),
+    ]
+
+
+def _of_distribution(field: str, statistic: str, name: str) -> Metric:
+    def value(summary: Summary) -> float | None:
+        found = getattr(summary, field)
+        return None if found is None else getattr(found, statistic)
+
+    return Metric(name, value, seconds_text, -1)
+
+
+def _of_goodput(summary: Summary, field: str) -> float | None:
+    found: float | None = getattr(summary.goodput, field, None)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A row of a comparison: a text for each run, and the indexes of those that win."""
+
+    name: str
+    texts: tuple[str, ...]
+    best: frozenset[int]
+
+
+def compared(summaries: Sequence[Summary], goals: Goals | None = None) -> list[Compared]:
+    """Rows that at least one run has a value for."""
+    rows = []
+    for metric in metrics(goals):
+        values = [metric.value(summary) for summary in summaries]
+        if any(value is not None for value in values):
+            texts = tuple("-" if value is None else metric.text(value) for value in values)
+            rows.append(Compared(metric.name, texts, metric.best(values)))
+    return rows
+
+
+def compare_table(runs: Mapping[str, Sequence[Outcome]], goals: Goals | None = None) -> str:
+    """A column per run; the best figure of a row has a star."""
+    summaries = [summarize(outcomes, goals) for outcomes in runs.values()]
+    rows = [("", *(f"{name} " for name in runs))]
+    for row in compared(summaries, goals):
+        marks = [BEST if index in row.best else " " for index in range(len(row.texts))]
+        cells = [text + mark for text, mark in zip(row.texts, marks, strict=True)]
+        rows.append((row.name, *cells))
+    return aligned(rows)
+
+
+def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Columns two spaces apart; the first `left` of them begin, the others end under each other."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if index < left else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+# --- JSON ---------------------------------------------------------------------------------------
+
+
+def run_json(outcomes: Sequence[Outcome], goals: Goals | None = None) -> dict[str, Any]:
+    """The figures of a run in seconds, tokens, and per second; lists nothing request by request."""
+    summary = summarize(outcomes, goals)
+    return {**asdict(summary), "num_requests": summary.num_requests}
+
+
+def outcomes_json(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
+    """Every request, in the order given, with the times derived from its own."""
+    return [
+        {
+            **asdict(outcome),
+            "ttft_s": outcome.ttft_s,
+            "tpot_s": outcome.tpot_s,
+            "jct_s": outcome.jct_s,
+        }
+        for outcome in outcomes
+    ]

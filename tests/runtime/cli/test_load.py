@@ -1,0 +1,78 @@
+"""What --load, --model and the engine's memory flags make of an engine, and what they refuse."""
+
+import argparse
+import json
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from mserve.runtime.cli import main
+from mserve.runtime.cli.serving import _engine_options, _model, add_commands
+from mserve.runtime.config import EngineOptions
+from mserve.runtime.errors import ConfigError
+
+TINY = Path(str(files("mserve") / "model"))
+
+
+def parse(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_commands(parser.add_subparsers())
+    return parser.parse_args(words)
+
+
+def worker(*words: str) -> argparse.Namespace:
+    return parse("worker", "--pool", "p", "--redis", "redis://localhost", *words)
+
+
+def test_a_worker_of_a_shape_has_a_folder_while_it_runs() -> None:
+    with _model(worker("--model", "qwen3-8b", "--load", "dummy")) as folder:
+        assert json.loads((folder / "config.json").read_text())["num_hidden_layers"] == 36
+        assert (folder / "tokenizer.json").exists()
+    assert not folder.exists()
+
+
+def test_a_router_takes_a_shape_as_it_is() -> None:
+    arguments = parse("router", "balanced", "--redis", "redis://localhost", "--model", "qwen3-8b")
+    with _model(arguments) as folder:
+        assert folder.name == "qwen3-8b"
+
+
+def test_without_a_word_the_shipped_model_is_meant() -> None:
+    for words in ((), ("--load", "dummy")):
+        with _model(worker(*words)) as folder:
+            assert folder == TINY
+
+
+def test_a_shape_alone_has_no_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "balanced", "--model", "llama-3.1-8b"]) == 2
+    assert "give --load dummy" in capsys.readouterr().err
+    assert main(["serve", "balanced", "--model", "llama-9", "--load", "dummy"]) == 2
+    assert "shapes are llama-3.1-8b" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "dtype", "kv_memory_bytes"),
+    [
+        ((), "float32", None),
+        (("--device", "cuda"), "bfloat16", None),
+        (("--device", "cuda:1", "--dtype", "float16"), "float16", None),
+        (("--kv-memory", "2GiB"), "float32", 2 << 30),
+    ],
+)
+def test_numbers_and_memory_follow_the_device(
+    words: tuple[str, ...], dtype: str, kv_memory_bytes: int | None
+) -> None:
+    options = _engine_options(worker(*words))
+    assert (options.dtype, options.kv_memory_bytes) == (dtype, kv_memory_bytes)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.01, -1.0])
+def test_a_share_is_a_share(share: float) -> None:
+    with pytest.raises(ConfigError, match="--gpu-memory-share is a share between 0 and 1"):
+        EngineOptions(gpu_memory_share=share)
+
+
+def test_weights_are_loaded_or_made_up() -> None:
+    with pytest.raises(ConfigError, match="--load takes auto, dummy, not 'random'"):
+        EngineOptions(load="random")
