@@ -20,6 +20,7 @@ from mserve.runtime.cli import (
     keys,
     language,
     serving,
+    simulation,
     verification,
 )
 
@@ -80,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     language.add_commands(commands)
     verification.add_commands(commands)
+    simulation.add_commands(commands)
     serving.add_commands(commands)
     bench.add_commands(commands)
     keys.add_commands(commands)

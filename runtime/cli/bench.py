@@ -161,6 +161,9 @@ def _check(arguments: argparse.Namespace) -> None:
             f"With --concurrency requests go out when others end, so {times[0]} has no meaning:"
             " leave one of them out."
         )
+    for path in (arguments.html, arguments.json):
+        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+            raise ConfigError(f"{path} cannot be written: name a file in a folder that is there.")
 
 
 def _vocabulary(text: str) -> "Vocabulary":

@@ -316,8 +316,8 @@ def _bad_request(error: ErrorDetails) -> BadRequest:
     if error["type"] in ("empty", "too_many"):
         return BadRequest(error["msg"], param=str(context["name"]))
     if error["type"] == "unsupported":
-        param = path[0] if path else str(context["name"])
-        return BadRequest(error["msg"], param=param, code="unsupported_parameter")
+        named = path[0] if path else str(context["name"])
+        return BadRequest(error["msg"], param=named, code="unsupported_parameter")
     if error["type"] == "json_invalid":
         return BadRequest(f"The body is not valid JSON: {context['error']}.")
     field, param = _field_name(path), path[0] if path else None

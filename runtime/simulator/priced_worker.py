@@ -9,7 +9,13 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from functools import partial
 
-from mserve.runtime.cluster.membership import KvLayout, PrefixIndex, Registry, WorkerInfo, WorkerStats
+from mserve.runtime.cluster.membership import (
+    KvLayout,
+    PrefixIndex,
+    Registry,
+    WorkerInfo,
+    WorkerStats,
+)
 from mserve.runtime.cost import CostProfile
 from mserve.runtime.engine.batching import Pages
 from mserve.runtime.engine.config import EngineConfig

@@ -72,8 +72,8 @@ def goals_text(goals: Goals) -> str:
 
 
 def counts_text(counts: Mapping[str, int]) -> str:
-    """`split 78, short 22`."""
-    return ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    """`split: 78, short: 22`."""
+    return ", ".join(f"{name}: {count:,}" for name, count in counts.items())
 
 
 # --- one run ------------------------------------------------------------------------------------

@@ -99,7 +99,7 @@ class Api:
             {"messages": [{"role": "user", "content": TEXT}]} if self.is_chat else {"prompt": TEXT}
         )
         base = {"model": "mserve-tiny", "max_tokens": NUM_TOKENS, "temperature": 0, **prompt}
-        status, answer, _ = self.server.ask(PATHS[self.endpoint], base | fields)
+        status, answer, _ = self.server.ask(PATHS[self.endpoint], {**base, **fields})
         return status, answer
 
     def ask(self, fields: Mapping[str, Any]) -> Any:
