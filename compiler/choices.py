@@ -4,16 +4,20 @@ A fold looks at its *elements*: the workers its filter leaves and one value for 
 syntax: evaluate.py reads the tree and puts these together.
 """
 
+import heapq
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from mserve.compiler.frame import Evaluator, Frame, Missing, Value
-from mserve.compiler.plan import WorkerName
+from mserve.compiler.plan import Candidate, Choice, WorkerName
 
 Column = Callable[[Frame, Sequence[WorkerName]], list[Value]]
 Elements = Callable[[Frame], tuple[Sequence[WorkerName], list[Value]]]
 Aggregate = Callable[[list[Value]], Value]
 
+MAX_CHOICES = 32  # in the record of a decision: one in a comprehension is made for each worker
+SHOWN_CANDIDATES = 8  # of each
 _MASK = (1 << 64) - 1
 
 
@@ -99,21 +103,56 @@ def aggregate(op: str, elements: Elements) -> Evaluator:
 # --- choices -----------------------------------------------------------------------------------
 
 
-def best_worker(best: Aggregate, elements: Elements) -> Evaluator:
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What an `argmin` or `argmax` adds up for each worker, and how it is written."""
+
+    expression: str
+    names: tuple[str, ...]
+    columns: tuple[Column, ...]
+
+    def values(
+        self, frame: Frame, workers: Sequence[WorkerName]
+    ) -> tuple[list[Value], list[list[Value]]]:
+        """The sums, and the summands they are made of."""
+        first, *others = columns = [column(frame, workers) for column in self.columns]
+        for other in others:
+            first = [v if (v := a + b) == v else 0.0 for a, b in zip(first, other, strict=True)]
+        return first, columns
+
+
+def best_worker(pool: Evaluator, terms: Terms, *, largest: bool) -> Evaluator:
     """The worker with the best value; ties go to fewest requests, least recently picked, pool
-    order."""
+    order. What was compared is noted in the frame."""
+    best = max if largest else min
 
     def choose(frame: Frame) -> Value:
-        workers, values = elements(frame)
-        if not workers:
-            raise Missing
+        workers = _some(pool(frame))
+        values, columns = terms.values(frame, workers)
         value = best(values)
         if values.count(value) == 1:
-            return workers[values.index(value)]
-        ties = [worker for worker, other in zip(workers, values, strict=True) if other == value]
-        return min(ties, key=frame.view.tie_break)
+            chosen = values.index(value)
+        else:
+            ties = [index for index, other in enumerate(values) if other == value]
+            chosen = min(ties, key=lambda index: frame.view.tie_break(workers[index]))
+        if len(frame.choices) < MAX_CHOICES:
+            candidates = [
+                Candidate(workers[i], values[i], tuple([column[i] for column in columns]))
+                for i in _best_first(values, chosen, largest=largest)
+            ]
+            frame.choices.append(
+                Choice("", terms.expression, terms.names, tuple(candidates), len(workers))
+            )
+        return workers[chosen]
 
     return choose
+
+
+def _best_first(values: list[Value], chosen: int, *, largest: bool) -> list[int]:
+    """Indices of the best few, the chosen one first."""
+    pick = heapq.nlargest if largest else heapq.nsmallest
+    few = pick(SHOWN_CANDIDATES, range(len(values)), key=values.__getitem__)
+    return [chosen, *[index for index in few if index != chosen]][:SHOWN_CANDIDATES]
 
 
 def two_choices(place: int, pool: Evaluator, column: Column) -> Evaluator:

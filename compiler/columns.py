@@ -8,6 +8,7 @@ The same values as the elementwise form, which stays for whatever may be evaluat
 import operator
 from collections.abc import Callable, Mapping, Sequence
 
+from mserve.compiler.arithmetic import FUNCTIONS
 from mserve.compiler.choices import Column
 from mserve.compiler.frame import Evaluator, Frame, Value
 from mserve.compiler.observe import TIMES, WORKER_OBSERVATIONS
@@ -105,7 +106,13 @@ def _call(expr: Call) -> Callable[[Columns], Column] | None:
         return lambda args: _method(expr.name, args)
     if expr.name in WORKER_OBSERVATIONS:
         return lambda args: _worker_observation(expr.name, args[0])
+    if expr.name in FUNCTIONS:
+        return lambda args: _function(FUNCTIONS[expr.name], args)
     return None
+
+
+def _function(function: Callable[..., Value], args: Columns) -> Column:
+    return lambda frame, workers: list(map(function, *[arg(frame, workers) for arg in args]))
 
 
 def _method(name: str, args: Columns) -> Column:

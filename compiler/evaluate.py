@@ -12,6 +12,7 @@ from mserve.compiler.columns import compile_column
 from mserve.compiler.frame import Evaluator, Frame, Missing, Value
 from mserve.compiler.observe import REQUEST_OBSERVATIONS, TIMES, WORKER_OBSERVATIONS
 from mserve.compiler.scope import CompileError, Names, Scope
+from mserve.dsl import unparse
 from mserve.dsl.syntax import (
     Binary,
     Boolean,
@@ -120,16 +121,22 @@ def _comprehension(expr: Fold | Filter, scope: Scope) -> Evaluator:
     workers = choices.filtered(pool, where)
     if isinstance(expr, Filter):
         return workers
-    return _fold(expr, workers, column(expr.value))
-
-
-def _fold(expr: Fold, workers: Evaluator, column: choices.Column) -> Evaluator:
-    if expr.op == "two_choices":
-        return choices.two_choices(expr.span.start, workers, column)
-    elements = choices.elements_of(workers, column)
     if expr.op in ("argmin", "argmax"):
-        return choices.best_worker(min if expr.op == "argmin" else max, elements)
-    return choices.aggregate(expr.op, elements)
+        parts = _summands(expr.value)
+        written = tuple(unparse.expression(part) for part in parts)
+        columns = tuple(column(part) for part in parts)
+        terms = choices.Terms(unparse.expression(expr), written, columns)
+        return choices.best_worker(workers, terms, largest=expr.op == "argmax")
+    if expr.op == "two_choices":
+        return choices.two_choices(expr.span.start, workers, column(expr.value))
+    return choices.aggregate(expr.op, choices.elements_of(workers, column(expr.value)))
+
+
+def _summands(expr: Expr) -> list[Expr]:
+    """`a + b + c` as [a, b, c]."""
+    if isinstance(expr, Binary) and expr.op == "+":
+        return [*_summands(expr.left), expr.right]
+    return [expr]
 
 
 # --- calls -------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mserve.compiler.observe import Observations
-from mserve.compiler.plan import Plan, WorkerName
+from mserve.compiler.plan import Choice, Plan, WorkerName
 
 Value = Any  # number, bool, text, worker (its name) or pool (a sequence of names)
 Evaluator = Callable[["Frame"], Value]
@@ -33,6 +33,7 @@ class Frame:
     """
 
     __slots__ = (
+        "choices",
         "forecast",
         "forecasts",
         "guards",
@@ -59,6 +60,7 @@ class Frame:
         self.lets: list[Value] = [UNSET] * num_lets
         self.slots: list[Value] = [None] * num_slots
         self.pools: dict[str, Sequence[WorkerName]] = {}
+        self.choices: list[Choice] = []  # without the names of their lets
         self.turns: list[int] = []  # places of the `next` that were asked
         self.guards: list[tuple[str, bool | None]] = []  # routes tried; None: something missing
         self.forecasts: dict[str, float] = {}  # time to first token of routes, in seconds

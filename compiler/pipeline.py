@@ -6,6 +6,7 @@ the first route that holds gives a draft, and the draft, by its shape, a plan. K
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from mserve.compiler.adapt import Adaptation, compile_adapt
 from mserve.compiler.definitions import expand_definitions
@@ -15,6 +16,7 @@ from mserve.compiler.lower import Lowering
 from mserve.compiler.observe import Observations
 from mserve.compiler.plan import (
     BindingValue,
+    Choice,
     Decision,
     LimitsSpec,
     ParamSpec,
@@ -36,6 +38,7 @@ from mserve.compiler.spelling import spell
 from mserve.compiler.usage import observations_of
 from mserve.dsl.check import Checked
 from mserve.dsl.syntax import Strategy
+from mserve.dsl.unparse import expression
 
 
 def compile_strategy(checked: Checked) -> "CompiledStrategy":
@@ -79,6 +82,7 @@ class CompiledStrategy:
         self.unsupported: tuple[str, ...] = unsupported_features(self.pools)
         self.values = {name: param.default for name, param in self.params.items()}
         self._lowering = Lowering()
+        self._let_of = {expression(let.value): let.name for let in tree.lets}
 
     def set_param(self, name: str, value: float) -> None:
         """Changes a param (base units) from the next decision on. Raises ValueError, a sentence."""
@@ -125,6 +129,7 @@ class CompiledStrategy:
                     tuple(frame.guards),
                     frame.forecasts.get(route.name),
                     self._turns(route, frame),
+                    tuple(self._named(choice) for choice in frame.choices),
                 )
         return None
 
@@ -143,6 +148,9 @@ class CompiledStrategy:
         """Raises Missing. A plan that a forecast was made for is not made again."""
         plan = frame.plans.get(route.name)
         return plan or self._lowering.plan(self.name, route.name, route.draft(frame))
+
+    def _named(self, choice: Choice) -> Choice:
+        return replace(choice, let=self._let_of.get(choice.expression, ""))
 
     def _turns(self, taken: CompiledRoute, frame: Frame) -> tuple[int, ...]:
         """Every `next` that was asked, without those that only forecasts of other routes asked."""

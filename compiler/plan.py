@@ -147,6 +147,30 @@ BindingValue = float | bool | str | tuple[str, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
+class Candidate:
+    """What a choice saw in one worker: the value, and the summands that it is made of."""
+
+    worker: WorkerName
+    value: float
+    terms: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """An `argmin` or `argmax` that was evaluated: its best candidates, the chosen one first.
+
+    `let` is the name it is bound to, "" for none; `terms` are the summands of its value, in the
+    language's words.
+    """
+
+    let: str
+    expression: str
+    terms: tuple[str, ...]
+    candidates: tuple[Candidate, ...]
+    num_candidates: int
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """Why a plan is what it is: every evaluated binding and guard, and the plan that came of it.
 
@@ -159,3 +183,4 @@ class Decision:
     guards: tuple[tuple[str, bool | None], ...]
     predicted_ttft_s: float | None = None
     turns: tuple[int, ...] = ()
+    choices: tuple[Choice, ...] = ()

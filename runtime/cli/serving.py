@@ -148,7 +148,7 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("engine")
     group.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     group.add_argument(
-        "--dtype", help="bfloat16 (the default on cuda), float16 or float32 (on cpu)"
+        "--dtype", help="float32, bfloat16 or float16 (default: float32 on cpu, bfloat16 on cuda)"
     )
     group.add_argument("--page-size", type=int, default=16, metavar="TOKENS")
     group.add_argument(

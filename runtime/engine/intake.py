@@ -5,6 +5,8 @@ here, before anything changes. Functions of values; no pages, no queues.
 from array import array
 from math import isfinite
 
+import numpy as np
+
 from mserve.runtime.engine.config import EngineConfig
 from mserve.runtime.engine.sequence import Receive, Send, Sequence
 from mserve.runtime.errors import BadRequest, Conflict, NotFound, TooLarge, Unprocessable
@@ -34,8 +36,8 @@ def new_sequence(call: PlanCall, config: EngineConfig) -> Sequence:
         raise TooLarge(
             f"The prompt has {len(tokens)} tokens; the model takes {config.max_model_len}."
         )
-    vocab_size = config.vocab_size or 1 << 31
-    if min(tokens) < 0 or max(tokens) >= vocab_size:
+    ids, vocab_size = np.frombuffer(tokens, dtype=np.intc), config.vocab_size or 1 << 31
+    if ids.min() < 0 or ids.max() >= vocab_size:
         raise Unprocessable("The prompt has token ids outside of the vocabulary.", param="tokens")
     if not isfinite(call.priority) or not isfinite(call.deadline_s or 0.0):
         raise Unprocessable("Priority and deadline must be finite.", param="priority")

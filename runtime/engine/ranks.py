@@ -39,7 +39,7 @@ from mserve.runtime.engine.rank_messages import (
 )
 from mserve.runtime.errors import ConfigError
 
-_END_TIMEOUT_S = 5.0
+_END_TIMEOUT_S = 2.0
 
 Bytes = NDArray[np.uint8]
 OnLost = Callable[[str], None]
@@ -82,8 +82,8 @@ class Ranks:
 
     def allocate(self, num_pages: int, host_pages: int) -> None:
         """Gives each rank its part of so many pages. Raises ConfigError where there is no room."""
-        self.ask(Allocate(num_pages, host_pages))
-        self.expect()
+        with self.doing(Allocate(num_pages, host_pages)):
+            pass
 
     def begin_moves(self, moves: Moves) -> None:
         """Has the ranks make the moves that this one is about to make."""
@@ -117,10 +117,16 @@ class Ranks:
         for other in self._others:
             other.tell(command)
 
-    def expect(self) -> None:
-        """Every rank's answer to what has one. Raises ConfigError with the first complaint."""
-        for other in self._others:
-            other.expect()
+    @contextmanager
+    def doing(self, command: Allocate | Transfer) -> Iterator[None]:
+        """Has the ranks do what they answer, while this one does its part in here. Raises ConfigError
+        with the first complaint."""
+        self.ask(command)
+        try:
+            yield
+        finally:  # an answer left unread would be taken for the next one's
+            for other in self._others:
+                other.expect()
 
     def shared(self) -> list[mmap.mmap]:
         """The memory shared with each of ranks 1 and up, `SHARED_BYTES` each."""
@@ -219,9 +225,8 @@ class ParallelKv:
     def read(self, pages: Pages, layer: int, begin: int, end: int, out: memoryview) -> None:
         whole = self._by_rank(out, end - begin)
         for piece in self._pieces(pages, layer, begin, end, is_write=False):
-            self._ranks.ask(piece.command)
-            self._pool.read(*piece.arguments, self._own[: piece.num_bytes])
-            self._ranks.expect()
+            with self._ranks.doing(piece.command):
+                self._pool.read(*piece.arguments, self._own[: piece.num_bytes])
             for rank, part in enumerate(self._parts(piece)):
                 whole[:, piece.rows, rank] = part
 
@@ -230,9 +235,8 @@ class ParallelKv:
         for piece in self._pieces(pages, layer, begin, end, is_write=True):
             for rank, part in enumerate(self._parts(piece)):
                 part[:] = whole[:, piece.rows, rank]
-            self._ranks.ask(piece.command)
-            self._pool.write(*piece.arguments, self._own[: piece.num_bytes])
-            self._ranks.expect()
+            with self._ranks.doing(piece.command):
+                self._pool.write(*piece.arguments, self._own[: piece.num_bytes])
 
     def _by_rank(self, data: memoryview, num_positions: int) -> Bytes:
         """[2 (K, V), positions, ranks, bytes of a rank's heads]"""

@@ -6,11 +6,12 @@ the oldest record goes when a new one comes.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 import msgspec
 
-from mserve.compiler.plan import Decision, StartGenerate, Step, StepName, WorkerName
+from mserve.compiler.plan import Choice, Decision, StartGenerate, Step, StepName, WorkerName
 from mserve.compiler.protocol import (
     ANSWER,
     STEP,
@@ -194,6 +195,7 @@ def plan_json(record: PlanRecord) -> dict[str, Any]:
                 "strategy": attempt.decision.plan.strategy,
                 "route": attempt.decision.plan.route,
                 "bindings": msgspec.to_builtins(attempt.decision.bindings),
+                "choices": [_choice_json(choice) for choice in attempt.decision.choices],
                 "guards": [[route, held] for route, held in attempt.decision.guards],
                 "predicted_ttft_s": attempt.decision.predicted_ttft_s,
                 "steps": [_step_json(step, ms) for step in attempt.steps.values()],
@@ -201,6 +203,27 @@ def plan_json(record: PlanRecord) -> dict[str, Any]:
             for attempt in record.attempts
         ],
     }
+
+
+def _choice_json(choice: Choice) -> dict[str, Any]:
+    """Infinite values are null, as JSON has none."""
+    return {
+        "let": choice.let,
+        "expression": choice.expression,
+        "num_candidates": choice.num_candidates,
+        "candidates": [
+            {
+                "worker": each.worker,
+                "value": _finite(each.value),
+                "terms": dict(zip(choice.terms, map(_finite, each.terms), strict=True)),
+            }
+            for each in choice.candidates
+        ],
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if isfinite(value) else None
 
 
 def _step_json(record: StepRecord, ms: Any) -> dict[str, Any]:

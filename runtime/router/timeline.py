@@ -23,6 +23,7 @@ def render_timeline(plan: Json, *, bar_width: int = BAR_WIDTH) -> str:
     lines = [_headline(plan, total_ms)]
     for number, attempt in enumerate(plan["attempts"], 1):
         lines.append(_attempt_line(attempt, number, len(plan["attempts"])))
+        lines += _choices(attempt)
         lines += _lanes(attempt, total_ms, bar_width)
     if plan["error"]:
         lines.append(f"error: {plan['error']}")
@@ -62,6 +63,25 @@ def _value(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return "missing" if value is None else str(value)
+
+
+def _choices(attempt: Json) -> Iterator[str]:
+    """What each choice compared: the chosen worker first, with the summands of its value."""
+    for choice in attempt.get("choices", ()):
+        of = f"{choice['let']} = " if choice["let"] else ""
+        yield f"  {of}{choice['expression']}"
+        width = max(len(each["worker"]) for each in choice["candidates"])
+        for each in choice["candidates"]:
+            terms = " + ".join(f"{_cost(value)}" for value in each["terms"].values())
+            sum_ = f" = {terms}" if len(each["terms"]) > 1 else ""
+            yield f"    {each['worker']:<{width}}  {_cost(each['value'])}{sum_}"
+        left_out = choice["num_candidates"] - len(choice["candidates"])
+        if left_out:
+            yield f"    and {left_out} more"
+
+
+def _cost(value: float | None) -> str:
+    return "infinite" if value is None else f"{value:.4g}"
 
 
 def _lanes(attempt: Json, total_ms: float, bar_width: int) -> Iterator[str]:

@@ -5,7 +5,7 @@ connection.
 """
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 from msgspec import Struct
@@ -69,7 +69,7 @@ class _Refusal(Struct):
     """OpenAI's form; or FastAPI's, with a `detail`; or the error object alone."""
 
     error: Problem | str | None = None
-    detail: msgspec.Raw | None = None
+    detail: Any = None
     message: str | None = None
 
 
@@ -107,7 +107,7 @@ class StreamedAnswer:
         self.max_gap_s = 0.0  # between two of them
         self.num_pieces = 0
         self.usage: Usage | None = None
-        self.is_done = False
+        self.is_done = False  # the last event has come, whatever the connection does then
         self._error: tuple[str, str] | None = None
         self._has_ended = False  # a choice gave its reason
         self._rest = b""  # of an event that is not whole yet; of a refusal, all of it
@@ -129,11 +129,6 @@ class StreamedAnswer:
         *events, self._rest = self._rest.split(b"\n\n")
         for event in events:
             self._read(event, now_s)
-
-    @property
-    def is_whole(self) -> bool:
-        """It has come to its end, whatever the connection does afterwards."""
-        return self.is_done and self.failure is None
 
     @property
     def failure(self) -> tuple[str, str] | None:
@@ -202,5 +197,4 @@ def problem_text(body: bytes) -> str:
         return body[:200].decode(errors="replace").strip()
     if isinstance(refusal.error, Problem):
         return refusal.error.message
-    detail = bytes(refusal.detail).decode() if refusal.detail is not None else ""
-    return refusal.error or refusal.message or detail.strip('"')
+    return refusal.error or refusal.message or str(refusal.detail or "")

@@ -6,20 +6,21 @@ the page shows and how it looks.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, groupby
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from mserve.runtime.traffic.charts import Axis, Line, Point, line_chart
 from mserve.runtime.traffic.outcomes import Goals, Outcome, quantile, summarize
 from mserve.runtime.traffic.report import (
     DISTRIBUTIONS,
+    Compared,
     compared,
     goals_text,
     run_facts,
-    seconds_text,
 )
 
 _NUM_POINTS = 200
-_NUM_BINS = 60
+_NUM_BINS = 100
 _NUM_STYLES = 8
 
 
@@ -50,8 +51,10 @@ def write_page(
     SubElement(main, "h1").text = _clean(title)
     for note in notes:
         SubElement(main, "p").text = _clean(note)
+    _legend(main, runs)
     _figures(main, runs, goals)
-    _charts(main, runs, goals or Goals())
+    _load(main, runs)
+    _facts(main, runs, goals)
     return "<!doctype html>\n" + tostring(html, encoding="unicode", method="html") + "\n"
 
 
@@ -64,61 +67,77 @@ def _clean(text: str) -> str:
 
 
 def _figures(main: Element, runs: Mapping[str, Sequence[Outcome]], goals: Goals | None) -> None:
+    """A card per group of figures: a table of the runs, and their distributions where it has one."""
     summaries = [summarize(outcomes, goals) for outcomes in runs.values()]
-    table = _table(main, "Figures", ["", *runs])
-    for row in compared(summaries, goals):
-        line = SubElement(table, "tr")
-        SubElement(line, "th", {"scope": "row"}).text = row.name
-        for index, text in enumerate(row.texts):
-            cell = SubElement(line, "td", {"class": "best"} if index in row.best else {})
-            cell.text = text
-    if goals is not None:
-        SubElement(main, "p").text = f"Goodput: requests with {goals_text(goals)}."
-    facts = _table(main, "Requests", ["run", "", ""])
-    for name, summary in zip(runs, summaries, strict=True):
-        for what, words in run_facts(summary):
-            line = SubElement(facts, "tr")
-            for text in (_clean(name), what, _clean(words)):
-                SubElement(line, "td", {"class": "words"}).text = text
+    charts = {latency.name: latency for latency in _latencies(goals or Goals())}
+    cards = SubElement(main, "div", {"class": "cards"})
+    for group, rows in groupby(compared(summaries, goals), key=lambda row: row.group):
+        title = group
+        if group == "goodput" and goals is not None:
+            title = f"goodput: requests with {goals_text(goals)}"
+        card = _card(cards, title)
+        _table_of_runs(card, list(runs), list(rows))
+        if group in charts:
+            _append(card, latency_chart(charts[group], runs))
 
 
-def _table(main: Element, title: str, heads: Iterable[str]) -> Element:
-    SubElement(main, "h2").text = title
-    table = SubElement(SubElement(main, "div", {"class": "scroll"}), "table")
-    row = SubElement(SubElement(table, "thead"), "tr")
-    for head in heads:
-        SubElement(row, "th", {"scope": "col"}).text = _clean(head)
+def _table_of_runs(card: Element, runs: Sequence[str], columns: Sequence[Compared]) -> None:
+    body = _table(card, ["", *(column.name for column in columns)])
+    for index, name in enumerate(runs):
+        row = SubElement(body, "tr")
+        SubElement(row, "th", {"scope": "row"}).text = _clean(name)
+        for column in columns:
+            cell = SubElement(row, "td", {"class": "best"} if index in column.best else {})
+            cell.text = column.texts[index]
+
+
+def _facts(main: Element, runs: Mapping[str, Sequence[Outcome]], goals: Goals | None) -> None:
+    """What is left to say of each run, in words."""
+    SubElement(main, "h2").text = "Requests"
+    for name, outcomes in runs.items():
+        SubElement(main, "h3").text = _clean(name)
+        body = _table(main, [])
+        for what, words in run_facts(summarize(outcomes, goals)):
+            row = SubElement(body, "tr")
+            SubElement(row, "th", {"scope": "row"}).text = what
+            SubElement(row, "td", {"class": "words"}).text = _clean(words)
+
+
+def _table(parent: Element, heads: Sequence[str]) -> Element:
+    table = SubElement(SubElement(parent, "div", {"class": "scroll"}), "table")
+    if heads:
+        row = SubElement(SubElement(table, "thead"), "tr")
+        for head in heads:
+            SubElement(row, "th", {"scope": "col"}).text = _clean(head)
     return SubElement(table, "tbody")
 
 
 # --- charts -------------------------------------------------------------------------------------
 
 
-def _charts(main: Element, runs: Mapping[str, Sequence[Outcome]], goals: Goals) -> None:
-    SubElement(main, "h2").text = "Latency"
-    SubElement(main, "p").text = "The share of requests that took at most so long."
-    _legend(main, runs)
-    grid = SubElement(main, "div", {"class": "grid-of-charts"})
-    latencies = (
-        _Latency(DISTRIBUTIONS["ttft"], lambda outcome: outcome.ttft_s, goals.ttft_s),
-        _Latency(DISTRIBUTIONS["tpot"], lambda outcome: outcome.tpot_s, goals.tpot_s),
-        _Latency(DISTRIBUTIONS["jct"], lambda outcome: outcome.jct_s, goals.jct_s),
-    )
-    for latency in latencies:
-        _figure(grid, latency.name, latency_chart(latency, runs))
+def _latencies(goals: Goals) -> Iterable[_Latency]:
+    yield _Latency(DISTRIBUTIONS["ttft"], lambda outcome: outcome.ttft_s, goals.ttft_s)
+    yield _Latency(DISTRIBUTIONS["tpot"], lambda outcome: outcome.tpot_s, goals.tpot_s)
+    yield _Latency(DISTRIBUTIONS["jct"], lambda outcome: outcome.jct_s, goals.jct_s)
+
+
+def _load(main: Element, runs: Mapping[str, Sequence[Outcome]]) -> None:
     SubElement(main, "h2").text = "Load"
-    grid = SubElement(main, "div", {"class": "grid-of-charts"})
+    cards = SubElement(main, "div", {"class": "cards"})
     end_s = _end_s(runs)
-    _figure(grid, "requests under way", _load_chart("requests under way", runs, end_s, running))
-    _figure(grid, "arrivals", _load_chart("arrivals per second", runs, end_s, arrival_rate))
+    for title, series in (("requests under way", running), ("arrivals per second", arrival_rate)):
+        _append(_card(cards, title), _load_chart(title, runs, end_s, series))
 
 
-def _figure(parent: Element, title: str, chart: Element | None) -> None:
-    if chart is None:
-        return
-    figure = SubElement(parent, "figure")
-    SubElement(figure, "figcaption").text = title
-    figure.append(chart)
+def _card(parent: Element, title: str) -> Element:
+    card = SubElement(parent, "section")
+    SubElement(card, "h3").text = title
+    return card
+
+
+def _append(parent: Element, chart: Element | None) -> None:
+    if chart is not None:
+        parent.append(chart)
 
 
 def _legend(main: Element, runs: Iterable[str]) -> None:
@@ -148,7 +167,7 @@ def latency_chart(latency: _Latency, runs: Mapping[str, Sequence[Outcome]]) -> E
         Line(_clean(name), distribution(values), index % _NUM_STYLES)
         for index, (name, values) in enumerate(ordered.items())
     ]
-    x = Axis("slowest 1% not shown", max(*ends, 1e-6) * 1.02, seconds_text)
+    x = _time_axis("share of requests by time; the slowest 1% are not shown", max(ends) * 1.02)
     y = Axis("", 1.0, lambda share: f"{share:.0%}")
     return line_chart(latency.name, lines, x, y, latency.goal_s)
 
@@ -159,6 +178,14 @@ def distribution(ordered: Sequence[float]) -> list[Point]:
         return []
     shares = [index / _NUM_POINTS for index in range(_NUM_POINTS + 1)]
     return [(quantile(ordered, share), share) for share in shares]
+
+
+def _time_axis(title: str, end_s: float) -> Axis:
+    """All of its ticks in one unit."""
+    end_s = max(end_s, 1e-6)
+    if end_s < 1:
+        return Axis(title, end_s, lambda value: f"{value * 1e3:.4g} ms")
+    return Axis(title, end_s, lambda value: f"{value:,.4g} s")
 
 
 Series = Callable[[Sequence[Outcome], float], list[Point]]
@@ -174,24 +201,27 @@ def _load_chart(
     greatest = max((value for line in lines for _, value in line.points), default=0.0)
     if not greatest or not end_s:
         return None
-    x = Axis("time since the run began", end_s, seconds_text)
+    x = _time_axis("time since the run began", end_s)
     return line_chart(title, lines, x, Axis("", greatest * 1.05, lambda value: f"{value:,.4g}"))
 
 
 def running(outcomes: Sequence[Outcome], end_s: float) -> list[Point]:
-    """How many requests are under way, where that changes, as steps; thinned out to what a chart
-    can show."""
-    changes = [(outcome.arrival_s, 1) for outcome in outcomes]
-    changes += [(outcome.ended_s, -1) for outcome in outcomes]
-    points: list[Point] = [(0.0, 0.0)]
-    count, peak, shown_s = 0, 0, 0.0
-    for at_s, change in sorted(changes):
-        count += change
-        peak = max(peak, count)
-        if at_s - shown_s >= end_s / (4 * _NUM_POINTS):
-            points += [(shown_s, float(peak)), (at_s, float(peak))]
-            peak, shown_s = count, at_s
-    return [*points, (end_s, float(count))]
+    """How many requests are under way, on average over each of some bins."""
+    if not end_s:
+        return []
+    width_s = end_s / _NUM_BINS
+    busy = [0.0] * (_NUM_BINS + 1)  # of requests that begin or end in a bin
+    change = [0] * (_NUM_BINS + 1)  # how many more requests go on all through a bin
+    for outcome in outcomes:
+        first = min(_NUM_BINS, int(outcome.arrival_s / width_s))
+        last = min(_NUM_BINS, int(outcome.ended_s / width_s))
+        busy[last] += outcome.ended_s / width_s - last
+        busy[first] -= outcome.arrival_s / width_s - first
+        change[first] += 1
+        change[last] -= 1
+    whole = accumulate(change)
+    means = [count + part for count, part in zip(whole, busy, strict=True)]
+    return _steps(means[:_NUM_BINS], width_s)
 
 
 def arrival_rate(outcomes: Sequence[Outcome], end_s: float) -> list[Point]:
@@ -202,7 +232,11 @@ def arrival_rate(outcomes: Sequence[Outcome], end_s: float) -> list[Point]:
     counts = [0] * _NUM_BINS
     for outcome in outcomes:
         counts[min(_NUM_BINS - 1, int(outcome.arrival_s / width_s))] += 1
-    edges = [(index * width_s, count / width_s) for index, count in enumerate(counts)]
+    return _steps([count / width_s for count in counts], width_s)
+
+
+def _steps(values: Sequence[float], width_s: float) -> list[Point]:
+    edges = [(index * width_s, value) for index, value in enumerate(values)]
     return [point for x, y in edges for point in ((x, y), (x + width_s, y))]
 
 
@@ -233,6 +267,7 @@ font:15px/1.5 system-ui,"Segoe UI",Roboto,"DejaVu Sans",Helvetica,Arial,sans-ser
 main{max-width:1100px;margin:0 auto;padding:24px 20px 60px}
 h1{margin:0;font-size:26px}
 h2{margin:36px 0 8px;font-size:19px}
+h3{margin:16px 0 2px;font-size:15px}
 p{margin:4px 0 12px;color:var(--dim)}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;margin:0 0 16px;font-size:14px;font-variant-numeric:tabular-nums}
@@ -241,10 +276,8 @@ white-space:nowrap}
 th{color:var(--dim);font-weight:600}
 th[scope=row],td.words{text-align:left}
 td.best{background:var(--best);font-weight:600}
-.grid-of-charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(480px,100%),1fr));
-gap:16px}
-figure{margin:0}
-figcaption{font-weight:600}
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(480px,100%),1fr));
+gap:8px 28px}
 .chart{display:block;width:100%;height:auto}
 .chart.sample{display:inline-block;width:32px;height:10px}
 .legend span{margin-right:20px;white-space:nowrap;color:var(--ink)}
@@ -252,7 +285,7 @@ figcaption{font-weight:600}
 .chart .grid{stroke:var(--rule);stroke-width:1}
 .chart .mark{stroke:var(--goal);stroke-width:1.5;stroke-dasharray:5 4}
 .chart .line{fill:none;stroke-width:2;stroke-linejoin:round}
-@media print{figure,tr{break-inside:avoid}}
+@media print{section,tr{break-inside:avoid}}
 """
     + _colours(_LIGHT)
     + "@media screen and (prefers-color-scheme:dark){\n"

@@ -108,8 +108,8 @@ class Replay:
         except TimeoutError:
             return "timeout", f"No whole answer within {self._timeout_s:g} s."
         except OSError as error:
-            if answer.is_whole:
-                return None  # the server ends answers by closing connections
+            if answer.is_done:
+                return answer.ended()  # some servers end answers by closing connections
             kind = "connection lost" if answer.status else "no connection"
             return answer.failure or (kind, f"{error}.")
         return answer.ended()

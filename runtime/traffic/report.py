@@ -23,9 +23,10 @@ DISTRIBUTIONS: Mapping[str, str] = {  # fields of `Summary` with their names in 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A row of comparisons. `value` is None where a run does not have it; `sign` is 1 where more is
+    """A figure of runs, with the group that it is shown in. `value` is None where a run does not have it; `sign` is 1 where more is
     better, -1 where less is, 0 where neither."""
 
+    group: str
     name: str
     value: Callable[[Summary], float | None]
     text: Callable[[float], str]
@@ -117,32 +118,33 @@ def run_facts(summary: Summary) -> Iterable[tuple[str, str]]:
 
 
 def metrics(goals: Goals | None = None) -> list[Metric]:
-    """The rows of a comparison, the most telling first."""
-    rows = [
-        _of_distribution(field, statistic, f"{name}, {statistic}")
-        for field, name in DISTRIBUTIONS.items()
-        for statistic in STATISTICS
-        if field != "max_gap" or statistic in ("mean", "p99")
+    """What comparisons show, in their order."""
+    figures = [
+        _of_distribution(field, statistic)
+        for field in DISTRIBUTIONS
+        for statistic in (("mean", "p99") if field == "max_gap" else STATISTICS)
     ]
     if goals is not None:
-        rows.append(Metric("goodput, share", lambda s: _of_goodput(s, "share"), share_text, 1))
-        rows.append(Metric("goodput, rate", lambda s: _of_goodput(s, "rate"), rate_text, 1))
+        figures += [
+            Metric("goodput", "share", lambda s: _of_goodput(s, "share"), share_text, 1),
+            Metric("goodput", "rate", lambda s: _of_goodput(s, "rate"), rate_text, 1),
+        ]
     return [
-        *rows,
-        Metric("requests finished", lambda s: s.request_rate, rate_text, 1),
-        Metric("output tokens", lambda s: s.output_rate, rate_text, 1),
-        Metric("prompt tokens cached", lambda s: s.cached_share, share_text, 1),
-        Metric("requests", lambda s: s.num_requests, lambda value: f"{value:,.0f}", 0),
-        Metric("failed", lambda s: s.failed_share, share_text, -1),
+        *figures,
+        Metric("throughput", "requests", lambda s: s.request_rate, rate_text, 1),
+        Metric("throughput", "output tokens", lambda s: s.output_rate, rate_text, 1),
+        Metric("requests", "all", lambda s: s.num_requests, lambda value: f"{value:,.0f}", 0),
+        Metric("requests", "failed", lambda s: s.failed_share, share_text, -1),
+        Metric("requests", "prompt cached", lambda s: s.cached_share, share_text, 1),
     ]
 
 
-def _of_distribution(field: str, statistic: str, name: str) -> Metric:
+def _of_distribution(field: str, statistic: str) -> Metric:
     def value(summary: Summary) -> float | None:
         found = getattr(summary, field)
         return None if found is None else getattr(found, statistic)
 
-    return Metric(name, value, seconds_text, -1)
+    return Metric(DISTRIBUTIONS[field], statistic, value, seconds_text, -1)
 
 
 def _of_goodput(summary: Summary, field: str) -> float | None:
@@ -152,21 +154,22 @@ def _of_goodput(summary: Summary, field: str) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """A row of a comparison: a text for each run, and the indexes of those that win."""
+    """A figure of several runs: a text for each of them, and the indexes of those that win."""
 
+    group: str
     name: str
     texts: tuple[str, ...]
     best: frozenset[int]
 
 
 def compared(summaries: Sequence[Summary], goals: Goals | None = None) -> list[Compared]:
-    """Rows that at least one run has a value for."""
+    """The figures that at least one run has."""
     rows = []
     for metric in metrics(goals):
         values = [metric.value(summary) for summary in summaries]
         if any(value is not None for value in values):
             texts = tuple("-" if value is None else metric.text(value) for value in values)
-            rows.append(Compared(metric.name, texts, metric.best(values)))
+            rows.append(Compared(metric.group, metric.name, texts, metric.best(values)))
     return rows
 
 
@@ -177,7 +180,7 @@ def compare_table(runs: Mapping[str, Sequence[Outcome]], goals: Goals | None = N
     for row in compared(summaries, goals):
         marks = [BEST if index in row.best else " " for index in range(len(row.texts))]
         cells = [text + mark for text, mark in zip(row.texts, marks, strict=True)]
-        rows.append((row.name, *cells))
+        rows.append((f"{row.group}, {row.name}", *cells))
     return aligned(rows)
 
 

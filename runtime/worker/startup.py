@@ -12,11 +12,11 @@ import socket
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from mserve.runtime.cluster.membership import KvLayout
-from mserve.runtime.engine.batching import ModelRunner
 from mserve.runtime.engine.config import EngineConfig
 from mserve.runtime.engine.engine import Engine
 from mserve.runtime.errors import ConfigError
@@ -25,6 +25,9 @@ from mserve.runtime.worker import ipc
 from mserve.runtime.worker.process import EngineProcess
 from mserve.runtime.worker.pulse import start_pulse
 from mserve.runtime.worker.service import WorkerService
+
+if TYPE_CHECKING:
+    from mserve.runtime.engine.runner import TorchRunner
 
 logger = logging.getLogger("mserve.engine")
 
@@ -57,6 +60,7 @@ def _serve(channel: socket.socket) -> int:
         EngineProcess(channel, service, runner, transport, ready.cost).run()
     finally:
         transport.close()
+        runner.close()
     return 0
 
 
@@ -79,7 +83,7 @@ def _receive_config(channel: socket.socket) -> ipc.EngineConfig | None:
             return msgspec.msgpack.decode(body, type=ipc.EngineConfig)
 
 
-def _build(config: ipc.EngineConfig) -> tuple[WorkerService, ModelRunner, Transport, ipc.Ready]:
+def _build(config: ipc.EngineConfig) -> tuple[WorkerService, "TorchRunner", Transport, ipc.Ready]:
     # Torch and UCX take seconds to import; the HTTP process must be able to say so meanwhile.
     from mserve.runtime.engine.calibration import measure_costs
     from mserve.runtime.engine.runner import load_runner

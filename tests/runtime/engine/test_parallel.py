@@ -273,6 +273,27 @@ def test_long_ranges_go_in_pieces(pair: tuple[TorchRunner, TorchRunner]) -> None
     assert kv_of(two.kv, other, 2, 36, layer=1) == whole
 
 
+def test_a_transfer_that_fails_here_does_not_confuse_the_next(
+    pair: tuple[TorchRunner, TorchRunner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = pair[1]
+    sequence = sequence_of(PROMPT)
+    prefill(two, sequence)
+    before = kv_of(two.kv, sequence, 0, 20, layer=0)
+    with monkeypatch.context() as broken:
+        broken.setattr(two.pool, "read", raise_value_error)
+        with pytest.raises(ValueError, match="this rank's"):
+            kv_of(two.kv, sequence, 0, 20, layer=1)
+    assert two.ranks is not None
+    (other,) = two.ranks._others
+    assert not other._pipe.poll(0.3), "an answer was left unread"
+    assert kv_of(two.kv, sequence, 0, 20, layer=0) == before
+
+
+def raise_value_error(*_: object) -> None:
+    raise ValueError("this rank's part cannot be read")
+
+
 def test_kv_is_transferred_between_the_layers_of_a_step(
     pair: tuple[TorchRunner, TorchRunner],
 ) -> None:
