@@ -6,15 +6,16 @@ then a step lasts until the machine of $MSERVE_PACE would have done it: `BASE TO
     step = base + token * (prompt tokens computed) + sequence * (answers that get a token)
 
 So several workers share two cores and are as fast as several machines, as long as their own work takes
-less than the step. Steps that took longer all the same are counted in the folder $MSERVE_PACE_LOG.
+less than the step. How long steps took all the same is kept in the folder $MSERVE_PACE_LOG.
 """
 
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-LOGGED_STEPS = 50  # the log is written every so many
+LOGGED_STEPS = 10  # the log is written every so many
 
 
 def arm() -> None:
@@ -52,27 +53,41 @@ class Pace:
         return self._base_s + self._token_s * num_prompt + self._sequence_s * len(batch.decode)
 
 
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """How long steps were to take and took. All in seconds."""
+
+    wanted_s: float = 0.0
+    took_s: float = 0.0
+
+    def since(self, before: "Steps") -> "Steps":
+        return Steps(self.wanted_s - before.wanted_s, self.took_s - before.took_s)
+
+    @property
+    def slowdown(self) -> float:
+        """1 where the machine kept to its pace, or had nothing to do."""
+        return self.took_s / self.wanted_s if self.wanted_s else 1.0
+
+
 class StepLog:
-    """A line of `steps wanted_s took_s`, rewritten now and then."""
+    """The sums of one engine in a file, rewritten now and then."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._num_steps = 0
-        self._wanted_s = 0.0
-        self._took_s = 0.0
+        self._sum = Steps()
 
     def add(self, wanted_s: float, took_s: float) -> None:
         self._num_steps += 1
-        self._wanted_s += wanted_s
-        self._took_s += took_s
+        self._sum = Steps(self._sum.wanted_s + wanted_s, self._sum.took_s + took_s)
         if self._num_steps % LOGGED_STEPS == 0:
-            self._path.write_text(f"{self._num_steps} {self._wanted_s} {self._took_s}")
+            draft = self._path.with_suffix(".draft")
+            draft.write_text(f"{self._sum.wanted_s} {self._sum.took_s}")
+            draft.rename(self._path)
 
 
-def slowdown(folder: Path) -> float:
-    """How much longer than wanted the steps of all engines took, as a factor; 1 without steps."""
-    wanted_s = took_s = 0.0
-    for path in folder.iterdir():
-        _, wanted, took = map(float, path.read_text().split() or (0, 0, 0))
-        wanted_s, took_s = wanted_s + wanted, took_s + took
-    return took_s / wanted_s if wanted_s else 1.0
+def steps_of(folder: Path) -> Steps:
+    """Of all engines together, so far."""
+    logs = [path for path in folder.iterdir() if not path.suffix]
+    sums = [Steps(*map(float, path.read_text().split())) for path in logs]
+    return Steps(sum(each.wanted_s for each in sums), sum(each.took_s for each in sums))

@@ -45,6 +45,7 @@ class EngineOptions:
     max_sequences: int = 4096
     threads: int | None = None
     checksum_kv: bool = False
+    cost_cache: str = ""  # a folder for measured costs; "": none are kept
 
     def __post_init__(self) -> None:
         positive = {

@@ -149,6 +149,7 @@ def _worker(
         "--max-running": engine.max_running,
         "--max-sequences": engine.max_sequences,
         "--threads": engine.threads,
+        "--cost-cache": engine.cost_cache or "none",
     }
     argv = [sys.executable, "-m", "mserve", "worker"]
     for flag, value in arguments.items():

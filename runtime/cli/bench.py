@@ -11,25 +11,21 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mserve.runtime.cli.strategies import Commands
 
 if TYPE_CHECKING:
-    from mserve.runtime.traffic.answers import AnswerReader
-    from mserve.runtime.traffic.arrivals import Arrival
-    from mserve.runtime.traffic.client import Client
-    from mserve.runtime.traffic.model import ServedModel, Wanted
-    from mserve.runtime.traffic.outcomes import Goals
-    from mserve.runtime.traffic.prompts import Fitted, Vocabulary
-    from mserve.runtime.traffic.replay import Progress, Replay
+    from mserve.runtime.traffic.load import LoadOptions, LoadTest
+    from mserve.runtime.traffic.outcomes import Goals, Outcome
+    from mserve.runtime.traffic.prompts import Vocabulary
+    from mserve.runtime.traffic.replay import Progress
 
 API_KEY = "OPENAI_API_KEY"
 DEFAULT_TRACE = "poisson:rate=2,input=512,output=64,num=100"
-TICK_S = 0.2
+THIS_RUN = "this run"
 _BAR_WIDTH = 24
 
 
@@ -50,6 +46,14 @@ def add_commands(commands: Commands) -> None:
     parser.add_argument("--format", choices=("table", "json"), default="table")
     parser.add_argument("--html", type=Path, metavar="OUT", help="write a report with charts")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write figures and every request")
+    parser.add_argument(
+        "--against",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="RUN",
+        help="show beside this run an earlier one, from its --json file",
+    )
     parser.set_defaults(run=_bench)
 
 
@@ -92,57 +96,32 @@ def _add_prompts(parser: argparse.ArgumentParser) -> None:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Settings:
-    """The checked command line. `seed` None: arrivals of seed 0, prompts that never were."""
-
-    url: str
-    trace: str
-    rate: float | None
-    speed: float
-    concurrency: int | None
-    limit: int | None
-    duration_s: float | None
-    seed: int | None
-    scale: float
-    timeout_s: float
-    wanted: "Wanted"
-    goals: "Goals | None"
-
-    def arrivals(self) -> "Iterator[Arrival]":
-        """Raises TrafficError."""
-        from mserve.runtime.traffic.arrivals import scaled
-        from mserve.runtime.traffic.spec import traffic
-
-        return scaled(
-            traffic(self.trace, seed=self.seed or 0),
-            rate=self.rate,
-            speed=self.speed,
-            limit=self.limit,
-            duration_s=self.duration_s,
-        )
+# --- the command line ---------------------------------------------------------------------------
 
 
-def _settings(arguments: argparse.Namespace) -> _Settings:
+def _options(arguments: argparse.Namespace) -> "LoadOptions":
     """Raises ConfigError."""
+    from mserve.runtime.traffic.load import LoadOptions
     from mserve.runtime.traffic.model import Wanted
-    from mserve.runtime.traffic.objectives import goals, seconds
+    from mserve.runtime.traffic.objectives import seconds
 
     _check(arguments)
     vocabulary = _vocabulary(arguments.vocab) if arguments.vocab else None
-    return _Settings(
+    seed: int | None = arguments.seed
+    return LoadOptions(
         url=arguments.url,
         trace=arguments.trace,
+        prompt_seed=secrets.randbits(64) if seed is None else seed,
+        seed=seed or 0,
         rate=arguments.rate,
         speed=arguments.speed or 1.0,
-        concurrency=arguments.concurrency,
         limit=arguments.limit,
         duration_s=seconds(arguments.duration, "--duration") if arguments.duration else None,
-        seed=arguments.seed,
+        concurrency=arguments.concurrency,
         scale=arguments.scale,
         timeout_s=seconds(arguments.timeout, "--timeout"),
         wanted=Wanted(arguments.model, vocabulary, not arguments.no_ignore_eos),
-        goals=goals(arguments.slo) if arguments.slo else None,
+        api_key=os.environ.get(API_KEY, ""),
     )
 
 
@@ -179,106 +158,51 @@ def _vocabulary(text: str) -> "Vocabulary":
 # --- the run ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Requests:
-    """Implements `Requests` of the replay."""
-
-    client: "Client"
-    model: "ServedModel"
-    seed: int
-
-    def body(self, arrival: "Arrival") -> bytes:
-        return self.model.request(arrival, self.seed)
-
-    async def send(self, body: bytes, reader: "AnswerReader") -> None:
-        from mserve.runtime.traffic.model import COMPLETIONS_PATH
-
-        await self.client.post(COMPLETIONS_PATH, body, reader)
-
-
-@dataclass(slots=True)
-class _Run:
-    """What is known of the run; `replay` is None until the server has been found."""
-
-    replay: "Replay | None" = None
-    model: str = ""
-    num_clipped: int = 0
-    is_interrupted: bool = False
-
-
 def _bench(arguments: argparse.Namespace) -> int:
-    settings = _settings(arguments)
+    from mserve.runtime.traffic.load import LoadTest
+    from mserve.runtime.traffic.objectives import goals
+
+    test = LoadTest(_options(arguments))
+    wanted = goals(arguments.slo) if arguments.slo else None
+    earlier = _earlier(arguments.against)
     _raise_file_limit()
-    run = _Run()
-    try:
-        asyncio.run(_load(settings, run))
-    except KeyboardInterrupt:
-        if run.replay is None:
-            raise
-        run.is_interrupted = True
-    assert run.replay is not None, "A run that ended had begun."
-    _report(arguments, settings, run, run.replay.progress)
-    if run.is_interrupted:
+    is_interrupted = _run(test)
+    _report(arguments, test, list(test.notes(is_interrupted=is_interrupted)), earlier, wanted)
+    if is_interrupted:
         return 130
-    return 1 if run.replay.progress.num_failed else 0
+    return 1 if test.progress and test.progress.num_failed else 0
+
+
+def _run(test: "LoadTest") -> bool:
+    """Whether it was interrupted. Raises KeyboardInterrupt where nothing had begun."""
+    with _Bar() as bar:
+        try:
+            asyncio.run(_load(test, bar))
+        except KeyboardInterrupt:
+            if test.progress is None:
+                raise
+            return True
+    return False
+
+
+async def _load(test: "LoadTest", bar: "_Bar") -> None:
+    from mserve.runtime.clock import LoopClock
+
+    await test.run(LoopClock(), bar.draw)
 
 
 def _raise_file_limit() -> None:
     """Every request under way has a connection; shells often allow 1,024 files."""
     import resource
 
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, hard), hard))
-
-
-async def _load(settings: _Settings, run: _Run) -> None:
-    """Raises ConfigError, with nothing sent, where server and traffic do not go together."""
-    from mserve.runtime.clock import LoopClock
-    from mserve.runtime.traffic.client import Client, Server
-    from mserve.runtime.traffic.model import find_model
-    from mserve.runtime.traffic.replay import Replay
-
-    clock = LoopClock()
-    client = Client(Server.at(settings.url), clock.now, os.environ.get(API_KEY, ""))
-    try:
-        model = await find_model(client, settings.url, settings.wanted)
-        traffic = _fitted(settings, model)
-        seed = secrets.randbits(64) if settings.seed is None else settings.seed
-        requests = _Requests(client, model, seed)
-        run.model, run.num_clipped = model.name, traffic.num_clipped
-        run.replay = Replay(requests, clock, traffic.arrivals, settings.timeout_s)
-        with _Bar(run.replay.progress) as bar:
-            timer = clock.every(TICK_S, bar.draw)
-            try:
-                await _play(run.replay, settings.concurrency)
-            finally:
-                timer.cancel()
-    finally:
-        client.close()
-
-
-async def _play(replay: "Replay", concurrency: int | None) -> None:
-    if concurrency is None:
-        await replay.open_loop()
-    else:
-        await replay.closed_loop(concurrency)
-
-
-def _fitted(settings: _Settings, model: "ServedModel") -> "Fitted":
-    from mserve.runtime.errors import ConfigError
-    from mserve.runtime.traffic.prompts import fitted
-
-    traffic = fitted(settings.arrivals(), settings.scale, model.context)
-    if not traffic.arrivals:
-        raise ConfigError("No request arrives within --duration: make it longer.")
-    return traffic
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class _Bar:
     """A line on standard error that shows how far it is; on a terminal only."""
 
-    def __init__(self, progress: "Progress") -> None:
-        self._progress = progress
+    def __init__(self) -> None:
         self._is_shown = sys.stderr.isatty()
 
     def __enter__(self) -> "_Bar":
@@ -288,10 +212,9 @@ class _Bar:
         if self._is_shown:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
-    def draw(self) -> None:
+    def draw(self, progress: "Progress") -> None:
         if not self._is_shown:
             return
-        progress = self._progress
         ended, total = len(progress.outcomes), progress.num_arrivals
         done = "#" * (ended * _BAR_WIDTH // total)
         failed = f", {progress.num_failed} failed" if progress.num_failed else ""
@@ -303,27 +226,55 @@ class _Bar:
 
 
 def _report(
-    arguments: argparse.Namespace, settings: _Settings, run: _Run, progress: "Progress"
+    arguments: argparse.Namespace,
+    test: "LoadTest",
+    notes: Sequence[str],
+    earlier: "Mapping[str, Sequence[Outcome]]",
+    goals: "Goals | None",
 ) -> None:
     from mserve.runtime.traffic.page import write_page
-    from mserve.runtime.traffic.report import outcomes_json, run_json, run_table
+    from mserve.runtime.traffic.report import outcomes_json, run_json
 
-    notes = list(_notes(settings, run, progress))
-    outcomes = sorted(progress.outcomes, key=lambda outcome: outcome.arrival_s)
-    about = {"url": settings.url, "model": run.model, "trace": settings.trace, "notes": notes}
-    figures: dict[str, Any] = {**about, **run_json(outcomes, settings.goals)}
-    if arguments.format == "json":
-        print(json.dumps(figures, indent=2))
-    else:
-        print(run_table(outcomes, settings.goals))
+    assert test.progress is not None, "A test that is over had begun."
+    outcomes = sorted(test.progress.outcomes, key=lambda outcome: outcome.arrival_s)
+    runs = {THIS_RUN: outcomes, **earlier}
+    about = {"url": arguments.url, "model": test.model, "trace": arguments.trace, "notes": notes}
+    figures: dict[str, Any] = {**about, **run_json(outcomes, goals)}
+    print(json.dumps(figures, indent=2) if arguments.format == "json" else _tables(runs, goals))
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     if arguments.json is not None:
-        whole = {**figures, "outcomes": outcomes_json(outcomes)}
-        _write(arguments.json, json.dumps(whole) + "\n")
+        _write(arguments.json, json.dumps({**figures, "outcomes": outcomes_json(outcomes)}) + "\n")
     if arguments.html is not None:
-        title = f"{run.model} at {settings.url}, {settings.trace}"
-        _write(arguments.html, write_page(title, {run.model: outcomes}, settings.goals, notes))
+        title = f"{test.model} at {arguments.url}, {arguments.trace}"
+        _write(arguments.html, write_page(title, runs, goals, notes))
+
+
+def _tables(runs: "Mapping[str, Sequence[Outcome]]", goals: "Goals | None") -> str:
+    """This run; and if there are others, all of them beside each other."""
+    from mserve.runtime.traffic.report import compare_table, run_table
+
+    table = run_table(runs[THIS_RUN], goals)
+    return f"{table}\n\n{compare_table(runs, goals)}" if len(runs) > 1 else table
+
+
+def _earlier(paths: Sequence[Path]) -> "dict[str, list[Outcome]]":
+    """What --json files hold, by their names. Raises ConfigError."""
+    import msgspec
+
+    from mserve.runtime.errors import ConfigError
+    from mserve.runtime.traffic.outcomes import Outcome
+
+    class Saved(msgspec.Struct):
+        outcomes: list[Outcome]
+
+    found = {}
+    for path in paths:
+        try:
+            found[path.stem] = msgspec.json.decode(path.read_bytes(), type=Saved).outcomes
+        except (OSError, msgspec.DecodeError) as error:
+            raise ConfigError(f"--against {path} is no run that --json wrote: {error}.") from None
+    return found
 
 
 def _write(path: Path, text: str) -> None:
@@ -334,27 +285,3 @@ def _write(path: Path, text: str) -> None:
         path.write_text(text, "utf-8")
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}.") from None
-
-
-def _notes(settings: _Settings, run: _Run, progress: "Progress") -> Iterator[str]:
-    """What one must know to believe the figures, in sentences."""
-    from mserve.runtime.traffic.replay import LATE_S
-
-    if run.is_interrupted:
-        unsent = progress.num_arrivals - progress.num_sent
-        yield (
-            f"Interrupted: {progress.num_running} requests were under way and {unsent} were not"
-            " sent; figures are of those that had ended."
-        )
-    if progress.num_late:
-        yield (
-            f"This client was too slow: {progress.num_late} requests went out more than"
-            f" {LATE_S * 1e3:.0f} ms late (up to {progress.max_lag_s * 1e3:,.0f} ms, which their"
-            " times include)."
-        )
-    if run.num_clipped:
-        yield f"{run.num_clipped} requests were longer than the model's context and were cut to it."
-    if progress.num_short:
-        yield f"{progress.num_short} answers ended before the length that the traffic gives them."
-    for kind, words in progress.examples.items():
-        yield f"{kind}: {words}"

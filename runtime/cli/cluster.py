@@ -16,7 +16,7 @@ from mserve.runtime.cli.strategies import Commands
 
 if TYPE_CHECKING:
     from mserve.dsl.check import Checked
-    from mserve.runtime.cluster.view import ClusterView, WorkerView
+    from mserve.runtime.cluster.view import ClusterView, PromptsView, WorkerView
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 TIMEOUT_S = 5.0
@@ -201,7 +201,7 @@ _LEFT = 3  # columns of text
 
 
 def table(view: "ClusterView") -> str:
-    """A line about the strategy, then one per worker, then pools without one."""
+    """A line about the strategy, then one per worker, pools without one, and what was cached."""
     rows = [COLUMNS, *(_row(worker) for worker in view.workers)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
     lines = [f"strategy {view.strategy}, model {view.model}, {_count(view)}", ""]
@@ -213,7 +213,20 @@ def table(view: "ClusterView") -> str:
         elif served[pool.name] < pool.workers:
             count = f"{served[pool.name]} of the {pool.workers}"
             lines.append(f"pool '{pool.name}' has {count} workers that the strategy declares")
+    if view.prompts.tokens:
+        lines += ["", _cached(view.prompts)]
     return "\n".join(lines)
+
+
+def _cached(prompts: "PromptsView") -> str:
+    available, routed, delivered = (
+        f"{count / prompts.tokens:.0%}"
+        for count in (prompts.available, prompts.routed, prompts.delivered)
+    )
+    return (
+        f"of {prompts.tokens:,} prompt tokens, {available} were cached on some worker, {routed} on "
+        f"a chosen one, and {delivered} were not computed again"
+    )
 
 
 def _line(row: Sequence[str], widths: Sequence[int]) -> str:

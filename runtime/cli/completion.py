@@ -86,7 +86,9 @@ def _completer(command: str, action: argparse.Action) -> Completer | None:
             return _calling("_mserve_params")
         case "DIR" | "log_dir":
             return shtab.DIRECTORY
-        case "OUT" | "SPEC":
+        case "SPEC":
+            return _calling("_mserve_traffic")
+        case "OUT" | "RUN":
             return shtab.FILE
     return None
 
@@ -103,9 +105,13 @@ def _functions(shell: str) -> str:
     """How to find strategies, and the pools and params of those named on the command line."""
     from importlib.resources import files
 
+    from mserve.runtime.traffic.spec import GENERATORS
+
+    traffic = " ".join(f"{name}:" for name in GENERATORS)
     folder = shlex.quote(str(files("mserve.strategies")))
     text = {"bash": _OF_BASH_AND_ZSH + _BASH, "zsh": _OF_BASH_AND_ZSH + _ZSH, "fish": _FISH}[shell]
-    return text.replace("@NAMES@", _NAMES).replace("@FOLDER@", folder)
+    text = text.replace("@NAMES@", _NAMES).replace("@FOLDER@", folder)
+    return text.replace("@TRAFFIC@", traffic)
 
 
 # Names that `$kind` declares in `$file`: without texts and comments, what stands behind that word.
@@ -135,6 +141,10 @@ _mserve_strategies_glob() {
   compgen -f -X '!*.mserve' -- "$1"
   compgen -d -- "$1"
 }
+_mserve_traffic_glob() {
+  compgen -W "@TRAFFIC@" -- "$1"
+  compgen -f -- "$1"
+}
 _mserve_pools_glob() {
   compgen -W "$(_mserve_declared pool "${COMP_WORDS[@]}")" -- "$1"
 }
@@ -147,6 +157,10 @@ _ZSH = r"""
 _mserve_strategies() {
   local -a shipped=(@FOLDER@/*.mserve(N:t:r))
   _alternative "strategies:shipped strategy:($shipped)" 'files:strategy file:_files -g "*.mserve"'
+}
+_mserve_traffic() {
+  compadd -S '' -- @TRAFFIC@
+  _files
 }
 _mserve_pools() {
   compadd -S '' -- $(_mserve_declared pool $words)
@@ -171,6 +185,10 @@ function _mserve_strategies
     basename $file .mserve
   end
   __fish_complete_path (commandline -ct) | string match -r '^[^\t]*(?:\.mserve|/)(?:\t.*)?$'
+end
+function _mserve_traffic
+  string split ' ' -- '@TRAFFIC@'
+  __fish_complete_path (commandline -ct)
 end
 function _mserve_pools
   _mserve_declared pool
@@ -199,7 +217,7 @@ _mserve_whole_words() {
   _shtab_mserve
   word=${COMP_WORDS[COMP_CWORD]}
   COMPREPLY=("${COMPREPLY[@]#"${word%"${word##*[=:]}"}"}")
-  [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == *= ]] &&
+  [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == *[=:] ]] &&
     compopt -o nospace +o filenames 2>/dev/null
   return 0
 }

@@ -193,6 +193,11 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--checksum-kv", action="store_true", help="send a checksum with all KV that moves"
     )
+    group.add_argument(
+        "--cost-cache",
+        metavar="DIR",
+        help="where measured costs are kept between starts, or none (default: ~/.cache/mserve)",
+    )
 
 
 def _add_log_level(parser: argparse.ArgumentParser) -> None:
@@ -385,7 +390,15 @@ def _engine_options(arguments: argparse.Namespace) -> "EngineOptions":
         max_sequences=arguments.max_sequences,
         threads=arguments.threads,
         checksum_kv=arguments.checksum_kv,
+        cost_cache=_cost_cache(arguments.cost_cache),
     )
+
+
+def _cost_cache(given: str | None) -> str:
+    if given == "none":
+        return ""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    return str(Path(given or cache / "mserve").expanduser())
 
 
 def _say_ready(url: str) -> None:

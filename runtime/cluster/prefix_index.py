@@ -21,9 +21,13 @@ class _Holder:
 
 
 class MemoryPrefixIndex:
-    """Implements `PrefixIndex`. What workers leave behind is swept a part with each change."""
+    """Implements `PrefixIndex`. What workers leave behind is swept a part with each change.
 
-    def __init__(self) -> None:
+    In memory there may be more workers than elsewhere.
+    """
+
+    def __init__(self, max_workers: int = MAX_WORKERS) -> None:
+        self._max_workers = max_workers
         self._table = BlockTable()
         self._holders: dict[str, _Holder] = {}
         self._succession = Succession()
@@ -73,8 +77,8 @@ class MemoryPrefixIndex:
 
     def _enrol(self, worker: str, incarnation: str, sequence: int) -> _Holder:
         self._retire(worker)
-        if len(self._holders) == MAX_WORKERS:
-            raise index_full()
+        if len(self._holders) == self._max_workers:
+            raise index_full(self._max_workers)
         holder = _Holder(incarnation, sequence, self._table.enter(worker))
         self._holders[worker] = holder
         return holder
@@ -86,5 +90,5 @@ class MemoryPrefixIndex:
             self._table.sweep()
 
 
-def index_full() -> NoRoom:
-    return NoRoom(f"The prefix index holds {MAX_WORKERS} workers at most.")
+def index_full(max_workers: int = MAX_WORKERS) -> NoRoom:
+    return NoRoom(f"The prefix index holds {max_workers} workers at most.")

@@ -27,7 +27,7 @@ class MirrorOptions:
     idle_after_s: float = 1.0
     retry_s: float = 0.25  # while Redis is out of reach
     max_lag_s: float = 0.05
-    max_blocks: int = 1_000_000  # some 200 MB; beyond, Redis answers
+    max_blocks: int = 1_000_000  # some 100 MB; beyond, Redis answers
     # Of one call, so that neither Redis nor this process stops for longer than a few milliseconds:
     max_events: int = 32
     max_copied: int = 2048  # blocks, and workers that have them

@@ -18,6 +18,7 @@ from mserve.runtime.errors import ConfigError
 log = logging.getLogger(__name__)
 
 _ATTEMPTS = 3  # a free port may be taken before the server binds it
+_WAITS_S = (0.1, 0.5, 2.0, 5.0, 10.0)  # between attempts to start it again
 _START_TIMEOUT_S = 10.0
 # Nothing may be written, and nobody on this host may make it write or load anything.
 _DISABLED = ("CONFIG", "DEBUG", "MODULE", "REPLICAOF", "SLAVEOF", "SAVE", "BGSAVE", "BGREWRITEAOF")
@@ -91,10 +92,14 @@ class RedisServer:
         self._relaunch = asyncio.create_task(self._launch_again())
 
     async def _launch_again(self) -> None:
-        try:
-            await self._launch()
-        except ConfigError as error:
-            log.error("Redis stays away: %s", error)
+        for wait_s in _WAITS_S:
+            try:
+                await self._launch()
+                return
+            except ConfigError as error:
+                log.error("Redis could not be started again: %s", error)
+                await asyncio.sleep(wait_s)
+        log.error("Redis stays away: start mserve anew, or use --redis with one of your own")
 
 
 def executables() -> Iterator[str]:

@@ -47,11 +47,21 @@ class WorkerView(Struct, frozen=True):
     kv_total_tokens: int
 
 
+class PromptsView(Struct, frozen=True):
+    """Tokens of the prompts that this router has had answered, and how many of them were cached."""
+
+    tokens: int = 0
+    available: int = 0  # on some worker, when the plan was made
+    routed: int = 0  # on a worker of the plan
+    delivered: int = 0  # no engine computed them
+
+
 class ClusterView(Struct, frozen=True):
     strategy: str
     model: str  # the name that clients use
     pools: tuple[PoolView, ...]
     workers: tuple[WorkerView, ...]
+    prompts: PromptsView = PromptsView()
 
 
 decode_view = msgspec.json.Decoder(ClusterView).decode

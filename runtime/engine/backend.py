@@ -4,6 +4,8 @@
 the only one whose decodes can be recorded.
 """
 
+import os
+import platform
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,6 +71,13 @@ class Backend:
         return DecodeGraphs(
             model, pool, lambda size: attention.fixed(size, most), most, CudaRecord()
         )
+
+
+def device_name(device: str) -> str:
+    """What a measurement on it is good for: the GPU's model, or the processor and its cores."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} {platform.processor()} {os.cpu_count()} cores"
 
 
 def choose_backend(

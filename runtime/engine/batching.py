@@ -51,6 +51,12 @@ class Batch:
         return bool(self.prefill or self.decode)
 
 
+def unknown(row: int) -> int:
+    """Stands among a sequence's tokens for the one that row `row` of `sampled` is to get in the step
+    under way. No token: it is below 0."""
+    return -1 - row
+
+
 class Draw(NamedTuple):
     """What a sequence got."""
 
@@ -91,6 +97,25 @@ class ModelRunner(Protocol):
         it takes in KV of others. A runner that raises has done them, or raises MoveFailure.
         `on_layer(layer)` is called when the KV of that layer is written, while later layers are
         still to come; sends start there.
+        """
+        ...
+
+
+class LaunchedStep(Protocol):
+    def result(self) -> StepOutput:
+        """Waits until the step is done."""
+        ...
+
+
+class LaunchingRunner(ModelRunner, Protocol):
+    """One whose steps need not be waited for: what the overlapped loop drives."""
+
+    def launch(self, batch: Batch, before: LaunchedStep | None) -> LaunchedStep:
+        """Gives the device a step. Reads the sequences before it returns, and fails as `run` does.
+
+        `before` is the step launched last, if it was not waited for: tokens `unknown(row)` are those
+        that it samples. Steps and whatever else touches pages take effect in the order in which
+        they were asked for.
         """
         ...
 

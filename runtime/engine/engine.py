@@ -8,15 +8,21 @@
 
 Owns the sequences. No clock, no await, no torch: `now` is an argument, in seconds. Knows neither
 who asks nor how KV moves; the driver says when a sender has `opened` and when KV has `arrived`.
+
+An overlapped driver plans one batch more before it commits the last, on what foresight.py knows:
+
+    following = engine.plan(now)         # None: it depends on what is not known yet
+    launch(following); engine.commit(batch, result_of(batch), now)
 """
 
-from itertools import chain
+from itertools import chain, repeat
 
 from mserve.runtime.cluster.membership import WorkerStats
 from mserve.runtime.engine import intake
 from mserve.runtime.engine.batching import Batch, Draw, StepOutput
 from mserve.runtime.engine.config import EngineConfig
 from mserve.runtime.engine.events import EngineEvent
+from mserve.runtime.engine.foresight import Foresight
 from mserve.runtime.engine.kv_cache import KvCache
 from mserve.runtime.engine.leaving import Leaving
 from mserve.runtime.engine.prefix_match import Match
@@ -41,7 +47,9 @@ class Engine:
         self._scheduler = Scheduler(config, self.cache)
         self._sequences: dict[str, Sequence] = {}
         self._num_submitted = 0
-        self._in_flight: Batch | None = None
+        self._in_flight: list[Batch] = []  # planned and not committed, at most two
+        self._num_planned = 0
+        self._foresight = Foresight()  # of the first in flight, while there are two
         self._leaving = Leaving(self.cache)
         self._reports = Reports()
 
@@ -68,20 +76,30 @@ class Engine:
         return sequence
 
     def plan(self, now: float) -> Batch | None:
-        """The next step's batch, or None while there is nothing to do. To be committed before the
-        next one is planned. Pages are given out here, so events may follow without a batch; what a
-        batch moves is taken for done: nobody may touch a page before its runner has done it."""
-        assert self._in_flight is None, "a batch is planned and not committed"
+        """The next step's batch, or None while there is nothing to do. Pages are given out here, so
+        events may follow without a batch; what a batch moves is taken for done: nobody may touch a
+        page before its runner has done it.
+
+        At most one batch may be uncommitted. Then None may also mean that it has to be committed
+        first; else its rows of sequences that turn out to have ended are computed in vain."""
+        if self._in_flight and not self._foresee():
+            return None
         for sequence in self._scheduler.make_room():
             self._fail(sequence, _never_fits(sequence, self.config))
         for sequence in self._scheduler.admit():
             self._start(sequence)
-        self._in_flight = self._scheduler.form()
-        return self._in_flight
+        batch = self._scheduler.form()
+        if batch is None:
+            self._foresight.take_back()
+            return None
+        self._in_flight.append(batch)
+        self._num_planned += 1
+        return batch
 
     def commit(self, batch: Batch, output: StepOutput, now: float) -> None:
-        """Takes what a batch computed; its tokens stand in the order of `batch.sampled`."""
-        assert batch is self._in_flight, "a batch is committed that is not the one in flight"
+        """Takes what a batch computed; its tokens stand in the order of `batch.sampled`. One planned
+        meanwhile has been launched, or will be before anything else is asked of the engine."""
+        assert self._is_first(batch), "a batch is committed that is not the one in flight"
         self._land()
         for chunk in batch.prefill:
             self._computed(chunk.sequence, chunk.end)
@@ -96,10 +114,14 @@ class Engine:
             self._settle(chunk.sequence)
 
     def abandon(self, batch: Batch, errors: dict[str, RequestError]) -> None:
-        """Takes back a batch that a runner could not execute, except for its moves. The sequences
-        in `errors` fail; for the others it is as if it had never been planned."""
-        assert batch is self._in_flight, "a batch is abandoned that is not the one in flight"
-        self._land()
+        """Takes back a batch that a runner could not execute, except for its moves, and one planned
+        on it. The sequences in `errors` fail; for the others it is as if it had never been
+        planned."""
+        assert self._is_first(batch), "a batch is abandoned that is not the one in flight"
+        while self._in_flight:
+            self._land()
+        for sequence in (*(chunk.sequence for chunk in batch.prefill), *batch.decode):
+            self._settle(sequence)
         for key, error in errors.items():
             if key in self._sequences:
                 self._fail(self._sequences[key], error)
@@ -144,8 +166,7 @@ class Engine:
     def let_go(self, name: str) -> None:
         """The transfer is over."""
         self._leaving.let_go(name)
-        if self._in_flight is None:
-            self._land()
+        self._free()
 
     def cancel(self, key: str, now: float) -> None:
         """Ends a sequence, if there is one, without an event."""
@@ -230,16 +251,15 @@ class Engine:
             sequence.num_computed = end
 
     def _decoded(self, sequence: Sequence, steps: int) -> None:
-        if sequence.state is SequenceState.RUNNING:
+        if sequence.awaits_tokens:
             sequence.num_computed += steps
             grown = steps == 1 or self.cache.grow(sequence, sequence.num_computed)
             assert grown, f"a batch was repeated beyond the pages of {sequence.key}"
 
     def _generate(self, sequence: Sequence, draw: Draw, steps: int) -> None:
-        if sequence.state is not SequenceState.RUNNING:
+        if not sequence.awaits_tokens:
             return
-        for _ in range(steps):
-            sequence.tokens.append(draw.token)
+        sequence.tokens.extend(repeat(draw.token, steps))
         finished = sequence.finish_reason(self.config.eos_token_ids, self.config.max_model_len)
         self._reports.generated(sequence, draw, finished, steps)
         if finished is not None:
@@ -273,15 +293,34 @@ class Engine:
         del self._sequences[sequence.key]
         self._scheduler.remove(sequence)
         sequence.state = SequenceState.FINISHED
-        self._leaving.add(sequence)
-        if self._in_flight is None:
-            self._land()
+        self._leaving.add(sequence, self._num_planned)
+        self._free()
+
+    def _foresee(self) -> bool:
+        """Makes ready to plan on the batch in flight. False if it has to be committed first."""
+        assert len(self._in_flight) == 1, "two batches are planned and not committed"
+        batch = self._in_flight[0]
+        if not self._foresight.can_foresee(batch):
+            return False
+        self._foresight.foresee(batch)
+        self._scheduler.expect(batch)
+        if self._scheduler.has_room():
+            return True
+        self._foresight.take_back()
+        return False
+
+    def _is_first(self, batch: Batch) -> bool:
+        return bool(self._in_flight) and batch is self._in_flight[0]
 
     def _land(self) -> None:
-        """No batch is in flight any more."""
-        self._in_flight = None
+        """The first batch in flight is over."""
+        self._foresight.take_back()
+        self._in_flight.pop(0)
         self.cache.settle_moves()
-        self._leaving.free()
+        self._free()
+
+    def _free(self) -> None:
+        self._leaving.free(self._num_planned - len(self._in_flight))
 
 
 def _never_fits(sequence: Sequence, config: EngineConfig) -> TooLarge:

@@ -24,10 +24,12 @@ class Reserved:
 
 @dataclass(frozen=True, slots=True)
 class StepStarted:
-    """The sequence of this remote_send or start_generate step has its pages."""
+    """The sequence of this remote_send or start_generate step has its pages, of which the cache had
+    filled `matched` tokens of the step's range."""
 
     key: str
     step: str
+    matched: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -243,6 +243,9 @@ class KvCache:
         page, node = self._unused.popitem(last=False)
         self._node_of[page] = None
         node.page = NOWHERE
+        if not self._host.num_pages:
+            self._tree.drop(node)
+            return page
         if not self._host.has_free and (oldest := self._host.oldest()) is not None:
             self._host.remove(oldest)
             self._tree.drop(oldest)

@@ -1,7 +1,7 @@
 """Sequences that have ended while a batch or a transfer still had their pages.
 
 Owns who holds what, by the name of the transfer. Knows neither batches nor transfers: the engine
-says when none is in flight any more, the transfers when they are over.
+says which steps are over, the transfers when they are.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ class Leaving:
 
     def __init__(self, cache: KvCache) -> None:
         self._cache = cache
-        self._sequences: list[Sequence] = []
+        self._sequences: dict[Sequence, int] = {}  # with the last step that may have its pages
         self._holds: dict[str, Sequence] = {}
 
     def __len__(self) -> int:
@@ -24,8 +24,9 @@ class Leaving:
     def __iter__(self) -> Iterator[Sequence]:
         return iter(self._sequences)
 
-    def add(self, sequence: Sequence) -> None:
-        self._sequences.append(sequence)
+    def add(self, sequence: Sequence, last_step: int) -> None:
+        """Its pages stay until that step is over."""
+        self._sequences[sequence] = last_step
 
     def hold(self, sequence: Sequence, name: str) -> None:
         """A transfer of this name reads or writes the sequence's pages."""
@@ -36,9 +37,11 @@ class Leaving:
     def let_go(self, name: str) -> None:
         self._holds.pop(name).num_holds -= 1
 
-    def free(self) -> None:
-        """No batch is in flight: who is not held gives back the pages."""
-        for sequence in [s for s in self._sequences if not s.num_holds]:
+    def free(self, steps_over: int) -> None:
+        """Steps up to this one are over: whom no later one has and nobody holds gives back the
+        pages."""
+        leaving = self._sequences.items()
+        for sequence in [s for s, last in leaving if last <= steps_over and not s.num_holds]:
             self._cache.publish(sequence, sequence.num_computed)
             self._cache.release(sequence)
-            self._sequences.remove(sequence)
+            del self._sequences[sequence]

@@ -72,10 +72,11 @@ class PrefixMatcher:
 
     def keys(self, sequence: Sequence, num_blocks: int) -> list[int]:
         """Keys of its first `num_blocks` blocks, at least."""
-        if len(sequence.block_keys) < num_blocks:
-            tokens = sequence.tokens.tobytes()
-            sequence.block_keys = block_keys(tokens, self._page_size, sequence.salt)
-        return sequence.block_keys
+        known, size = sequence.block_keys, self._page_size
+        if len(known) < num_blocks:
+            rest = sequence.tokens[len(known) * size :].tobytes()
+            known += block_keys(rest, size, sequence.salt, known[-1] if known else None)
+        return known
 
     def block(self, sequence: Sequence, index: int) -> bytes:
         """The tokens of block `index`."""

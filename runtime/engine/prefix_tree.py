@@ -102,6 +102,8 @@ class PrefixTree:
 
     def take_changes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Keys evicted and stored since the last call, as a net change, in order."""
+        if not self._changes:
+            return (), ()
         changes, self._changes = self._changes, {}
         evicted = tuple(key for key, stored in changes.items() if not stored)
         return evicted, tuple(key for key, stored in changes.items() if stored)

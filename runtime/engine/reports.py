@@ -26,7 +26,11 @@ class Reports:
         self._events.append(Reserved(sequence.key, sequence.num_matched))
 
     def started(self, sequence: Sequence, steps: Iterable[str]) -> None:
-        self._events.extend(StepStarted(sequence.key, step) for step in steps)
+        matched = {send.step: sequence.num_reused(send.begin, send.end) for send in sequence.sends}
+        self._events.extend(
+            StepStarted(sequence.key, step, matched.get(step, sequence.num_matched))
+            for step in steps
+        )
 
     def computed(self, sequence: Sequence, send: Send) -> None:
         reused = sequence.num_reused(send.begin, send.end)

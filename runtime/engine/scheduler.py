@@ -53,18 +53,34 @@ class Scheduler:
         elif sequence.num_computed < sequence.compute_stop:
             self._prefilling[sequence] = None
 
+    def expect(self, batch: Batch) -> None:
+        """Of a batch that is foreseen: places its sequences where they will belong. One that will
+        have ended, whatever the token, belongs nowhere."""
+        eos_token_ids, max_model_len = self._config.eos_token_ids, self._config.max_model_len
+        for chunk in batch.prefill:
+            if chunk.sequence.state is SequenceState.RUNNING:
+                self.place(chunk.sequence)
+        for sequence in batch.sampled:
+            if sequence.awaits_tokens and sequence.finish_reason(eos_token_ids, max_model_len):
+                self.remove(sequence)
+
     def remove(self, sequence: Sequence) -> None:
         self._decoding.pop(sequence, None)
         self._prefilling.pop(sequence, None)
         self._waiting.remove(sequence)
         self._waiting_to_receive.remove(sequence)
 
+    def has_room(self) -> bool:
+        """Whether `make_room` would preempt nobody and return none."""
+        short, pages_for = self._short_of_pages(), self._cache.pages_for
+        lacking = sum(pages_for(self._next_end(s)) - len(s.pages) for s in short)
+        fits = all(self._next_end(s) <= self._config.capacity for s in short)
+        return fits and lacking <= self._cache.num_available
+
     def make_room(self) -> list[Sequence]:
         """Sees that running sequences have the pages of their next positions, preempting where
         there are none. Returns those that all pages together could not hold."""
-        page_size = self._cache.page_size
-        short = [s for s in self._decoding if s.num_computed >= len(s.pages) * page_size]
-        short += [s for s in self._prefilling if self._next_end(s) > len(s.pages) * page_size]
+        short = self._short_of_pages()
         unfit = [s for s in short if self._next_end(s) > self._config.capacity]
         for sequence in short:
             if sequence not in unfit and sequence.state is SequenceState.RUNNING:
@@ -140,6 +156,12 @@ class Scheduler:
         if sequence.sampling is not None:
             end = min(end, sequence.num_prompt + sequence.sampling.max_tokens)
         return min(end, self._config.max_model_len, self._config.capacity)
+
+    def _short_of_pages(self) -> list[Sequence]:
+        page_size = self._cache.page_size
+        short = [s for s in self._decoding if s.num_computed >= len(s.pages) * page_size]
+        short += [s for s in self._prefilling if self._next_end(s) > len(s.pages) * page_size]
+        return short
 
     def _find_pages(self, sequence: Sequence, end: int) -> None:
         """Grows the table, preempting the last until it fits. Without a page in the end the

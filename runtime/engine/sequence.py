@@ -105,6 +105,11 @@ class Sequence:
         return self.generate_step is not None and not self.generated
 
     @property
+    def awaits_tokens(self) -> bool:
+        """What is drawn for it is its own. A step planned ahead may draw for one that has ended."""
+        return self.state is SequenceState.RUNNING and self.is_generating
+
+    @property
     def is_decoding(self) -> bool:
         """Only the last token's KV is missing: the next step is a decode step."""
         return (

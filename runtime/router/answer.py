@@ -11,11 +11,13 @@ from mserve.runtime.chunks import end_reason
 from mserve.runtime.cluster.membership import WorkerInfo
 from mserve.runtime.errors import RequestError
 from mserve.runtime.messages import Finish, Sampling
-from mserve.runtime.router.dispatch import Outgoing
+from mserve.runtime.router.dispatch import Outgoing, Stage
 from mserve.runtime.router.placement import Placed, Query
 from mserve.runtime.router.plans import AttemptRecord, PlanRecord, StepRecord
 from mserve.runtime.router.requests import GenerationRequest
 from mserve.runtime.router.reservations import Reservation
+
+NO_STAGE = Stage(())
 
 
 class Sink(Protocol):
@@ -119,6 +121,7 @@ class Attempt:
     placed: Placed
     record: AttemptRecord
     reservation: Reservation
+    stage: Stage = NO_STAGE
     is_last_stage: bool = True
     num_before: int = 0  # tokens streamed before the current stage
     stage_finish: Finish | None = None

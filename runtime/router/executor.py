@@ -160,7 +160,7 @@ class Executor:
     async def _carry_out(self, answer: Answer, placed: Placed) -> None:
         """One attempt: the stages that make the answer, in order, then copies for later."""
         answer.record.advance(AnswerEvent.PLACED)
-        record = AttemptRecord(self._clock.time(), placed.decision)
+        record = AttemptRecord(self._clock.time(), placed.decision, placed.cached)
         answer.record.attempts.append(record)
         stages = split_plan(placed.decision.plan)
         with self._reservations.reserve(placed.works) as reservation:
@@ -190,7 +190,8 @@ class Executor:
     async def _run(self, attempt: Attempt, stage: Stage) -> None:
         """One stage: every call in a task of its own, the generating one in this."""
         answer = attempt.answer
-        attempt.num_before, attempt.stage_finish = answer.num_generated, None
+        attempt.stage, attempt.stage_finish = stage, None
+        attempt.num_before = answer.num_generated
         *others, last = plan_calls(
             stage, answer.outgoing(self._wanted_in_s(answer)), attempt.placed.workers
         )
@@ -285,11 +286,15 @@ class Executor:
         """The end of a generation: of the answer, unless the next stage goes on with it."""
         attempt.stage_finish = finish
         answer = attempt.answer
+        num_prompt = answer.request.num_tokens
+        attempt.record.count(worker.name, finish, num_prompt, attempt.stage.steps)
         if not attempt.is_last_stage and finish.reason == "length" and answer.remaining > 0:
             answer.record.advance(AnswerEvent.HANDOVER)
             return
         answer.record.advance(AnswerEvent.FINISH)
-        answer.finish = self._total(attempt, worker, finish)
+        num_output = attempt.num_before + finish.completion_tokens
+        delivered = answer.record.delivered
+        answer.finish = Finish(finish.reason, num_prompt, num_output, delivered)
         self._history.answered(
             worker.name,
             answer.finish.prompt_tokens,
@@ -297,14 +302,6 @@ class Executor:
             answer.finish.completion_tokens,
         )
         await answer.sink.finish(answer.finish)
-
-    def _total(self, attempt: Attempt, worker: WorkerInfo, finish: Finish) -> Finish:
-        """The request's own counts. What another worker computed for this plan was not cached."""
-        num_prompt = attempt.answer.request.num_tokens
-        cached = min(num_prompt, finish.cached_tokens)
-        cached -= attempt.record.computed_elsewhere(worker.name)
-        num_output = attempt.num_before + finish.completion_tokens
-        return Finish(finish.reason, num_prompt, num_output, max(0, cached))
 
     async def _recover(self, answer: Answer, placed: Placed, failure: StepFailed) -> None:
         """Prepares the next attempt, or raises what makes one useless."""
@@ -314,7 +311,8 @@ class Executor:
         if answer.ending is not None:  # only the worker's word for it was lost
             answer.record.advance(AnswerEvent.FINISH)
             num_prompt = answer.request.num_tokens
-            answer.finish = Finish(answer.ending, num_prompt, answer.num_generated, 0)
+            delivered = answer.record.delivered
+            answer.finish = Finish(answer.ending, num_prompt, answer.num_generated, delivered)
             await answer.sink.finish(answer.finish)
             return
         if failure.is_connection or isinstance(error, Unavailable):

@@ -98,6 +98,7 @@ class Pages:
             model=self._model,
             pools=tuple(PoolView(p.name, p.workers, p.gpus) for p in self._strategy.pools),
             workers=worker_views(self._fleet.members, ready, loads_s),
+            prompts=self._metrics.prompts(),
         )
 
     async def recent_plans(self, scope: Scope, send: Send) -> None:

@@ -6,7 +6,7 @@ pure; what a decision changes (turns, history) is booked when it is taken. Knows
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from xxhash import xxh3_64_intdigest
@@ -26,6 +26,7 @@ from mserve.runtime.errors import ConfigError
 from mserve.runtime.messages import Render, Sampling
 from mserve.runtime.router.fleet import Fleet, Snapshot
 from mserve.runtime.router.history import History
+from mserve.runtime.router.plans import UNCACHED, Cached
 from mserve.runtime.router.requests import GenerationRequest
 from mserve.runtime.router.reservations import Reservations, Work
 
@@ -48,6 +49,7 @@ class Placed:
     decision: Decision
     works: tuple[Work, ...]
     workers: Mapping[WorkerName, WorkerInfo]
+    cached: Cached = UNCACHED
 
 
 class Placement:
@@ -72,7 +74,8 @@ class Placement:
         """The plan for one attempt, booked as sent; None while no route is possible."""
         cached = await self._cached(query)
         snapshot = self._fleet.snapshot  # no await from here on: one snapshot per decision
-        view = View(query, snapshot, cached, self._reservations, self._history, self._turns)
+        seen = cached if "cached" in self._strategy.observes else {}
+        view = View(query, snapshot, seen, self._reservations, self._history, self._turns)
         decision = self._strategy.decide(view)
         if decision is None:
             return None
@@ -81,7 +84,8 @@ class Placement:
         for work in works:
             self._history.sent(work)
         workers = {work.worker: snapshot.members[work.worker].info for work in works}
-        return Placed(decision, works, workers)
+        found = Cached(_most(cached, snapshot.members), _most(cached, workers))
+        return Placed(decision, works, workers, found)
 
     def look(self) -> Observations:
         """The cluster now, in the eyes of no request: what `adapt` blocks observe."""
@@ -91,12 +95,11 @@ class Placement:
         return View(query, snapshot, {}, self._reservations, self._history, self._turns)
 
     async def _cached(self, query: Query) -> Mapping[WorkerName, int]:
-        """Tokens of the prompt's longest cached prefix by worker, if the strategy wants to know.
-
-        At most all but the last token: its logits are always computed by the generating worker.
+        """Tokens of the prompt's longest cached prefix by worker; counted also where the strategy does
+        not look at it. At most all but the last token: its logits are always computed by the generating worker.
         """
         block_tokens = self._fleet.snapshot.block_tokens
-        if "cached" not in self._strategy.observes or block_tokens is None:
+        if block_tokens is None:
             return {}
         keys = block_keys(query.tokens, block_tokens, query.request.salt)
         if not keys:
@@ -104,6 +107,10 @@ class Placement:
         found = await self._index.lookup(keys)
         most = len(query.tokens) // 4 - 1
         return {worker: min(most, blocks * block_tokens) for worker, blocks in found.items()}
+
+
+def _most(cached: Mapping[WorkerName, int], workers: Iterable[WorkerName]) -> int:
+    return max((cached.get(worker, 0) for worker in workers), default=0)
 
 
 class View:
@@ -170,6 +177,8 @@ class View:
         """
         cached = self._member(worker).stats.kv_cached_tokens
         evicted = min(num_tokens - (self.kv_free(worker) - cached), cached)
+        if evicted <= 0:
+            return 0.0
         return self._history.hit_rate(worker) * self.cost(worker).prefill_time(evicted)
 
     def cost(self, worker: WorkerName) -> CostProfile:

@@ -4,14 +4,22 @@ Steps and answers are driven through compiler.protocol's tables here. Keeps no t
 the oldest record goes when a new one comes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
 
 import msgspec
 
-from mserve.compiler.plan import Choice, Decision, StartGenerate, Step, StepName, WorkerName
+from mserve.compiler.plan import (
+    Choice,
+    Decision,
+    RemoteSend,
+    StartGenerate,
+    Step,
+    StepName,
+    WorkerName,
+)
 from mserve.compiler.protocol import (
     ANSWER,
     STEP,
@@ -39,6 +47,7 @@ class StepRecord:
     report: StepReport | None = None
     error: str = ""
     streamed: int = 0  # tokens that came from it
+    counted: int | None = None  # prompt tokens that a generation computed, known when it ends
     broken_s: float | None = (
         None  # when it was given up, where its worker did not say that it ended
     )
@@ -46,10 +55,38 @@ class StepRecord:
     def advance(self, event: StepEvent) -> None:
         self.state = advance(STEP, self.state, event).state
 
+    def computed(self, num_prompt: int) -> int:
+        """How many of the first `num_prompt` tokens its engine computed; until it says so, and if it
+        breaks off, how many it may have."""
+        report, step = self.report, self.step
+        if self.counted is not None:
+            return self.counted
+        if report is None or not isinstance(step, RemoteSend | StartGenerate):
+            return 0
+        end = step.end if isinstance(step, RemoteSend) else num_prompt
+        if report.state == "done":
+            return max(0, report.computed - max(0, end - num_prompt))
+        if isinstance(step, RemoteSend):
+            begin = step.begin + report.matched
+        else:
+            begin = max(report.matched, step.begin if step.uses else 0)
+        return max(0, min(end, num_prompt) - begin)
+
     def give_up(self, event: StepEvent, at_s: float) -> None:
         """Ends a step that is not over."""
         self.advance(event)
         self.broken_s = at_s
+
+
+@dataclass(frozen=True, slots=True)
+class Cached:
+    """Tokens of a prompt's longest cached prefix when its plan was made, as the index knew it."""
+
+    available: int = 0  # on whichever worker has most
+    routed: int = 0  # on whichever worker of the plan has most
+
+
+UNCACHED = Cached()
 
 
 @dataclass(slots=True)
@@ -58,6 +95,7 @@ class AttemptRecord:
 
     started_s: float
     decision: Decision
+    cached: Cached = UNCACHED
     steps: dict[StepName, StepRecord] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -108,14 +146,18 @@ class AttemptRecord:
             if record.state in OPEN_STATES:
                 record.give_up(StepEvent.CANCEL, at_s)
 
-    def computed_elsewhere(self, worker: WorkerName) -> int:
-        """Prompt tokens that other workers than `worker` have computed for this plan. What comes
-        after a generation computes again what was there, to move it."""
-        return sum(
-            record.report.computed
-            for record in self.steps.values()
-            if record.report is not None and record.step.worker != worker and not record.step.after
-        )
+    def count(
+        self, worker: WorkerName, finish: Finish, num_prompt: int, stage: Sequence[Step]
+    ) -> None:
+        """Notes what a generation computed of the prompt. Its worker counts for the whole stage, what
+        it computed to send included, and the answer so far, if that came with the prompt."""
+        record = self.generating(worker)
+        assert record is not None, f"{worker} ends a generation that has not begun"
+        sends = (self.steps[s.id] for s in stage if s.worker == worker and s is not record.step)
+        computed = finish.prompt_tokens - finish.cached_tokens
+        computed -= max(0, finish.prompt_tokens - num_prompt)
+        computed -= sum(send.computed(num_prompt) for send in sends)
+        record.counted = max(0, computed)
 
 
 @dataclass(slots=True)
@@ -137,6 +179,22 @@ class PlanRecord:
     @property
     def is_open(self) -> bool:
         return self.state in OPEN_ANSWERS
+
+    @property
+    def cached(self) -> Cached:
+        """What there was when the request came, before its own plans left anything."""
+        return self.attempts[0].cached if self.attempts else UNCACHED
+
+    @property
+    def delivered(self) -> int:
+        """Prompt tokens that no engine has computed for this request, in any attempt; one computed
+        twice counts twice. What a lost worker may have computed is taken for computed."""
+        computed = sum(
+            step.computed(self.prompt_tokens)
+            for attempt in self.attempts
+            for step in attempt.steps.values()
+        )
+        return max(0, self.prompt_tokens - computed)
 
     def advance(self, event: AnswerEvent) -> tuple[Effect, ...]:
         """Moves the answer on; returns what the executor has to do now."""
@@ -188,6 +246,11 @@ def plan_json(record: PlanRecord) -> dict[str, Any]:
         "first_token_ms": ms(record.first_token_s),
         "ended_ms": ms(record.ended_s),
         "usage": msgspec.to_builtins(record.finish),
+        "cached": {
+            "available": record.cached.available,
+            "routed": record.cached.routed,
+            "delivered": None if record.finish is None else record.finish.cached_tokens,
+        },
         "error": record.error or None,
         "attempts": [
             {

@@ -73,6 +73,12 @@ async def run_router(
             keys=keys,
             salt_secret=derive(trust.cluster_token, "cache salts") if trust.cluster_token else b"",
         )
+        router.metrics.metrics.gauge(
+            "mserve_router_prefix_lookups",
+            "Lookups in the prefix index, by who answered: its mirror here, or Redis.",
+            "by",
+            read=lambda: {("mirror",): index.lookups_here, ("redis",): index.lookups_by_redis},
+        )
         serving = asyncio.create_task(serve_router(router, listener, tls))
         stopping = asyncio.create_task(stop.wait())
         await router.fleet.changed()

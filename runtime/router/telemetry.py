@@ -1,6 +1,7 @@
 """What the router counts, and how a finished plan changes it."""
 
 from mserve.compiler.observe import Decider
+from mserve.runtime.cluster.view import PromptsView
 from mserve.runtime.metrics import Metrics
 from mserve.runtime.router.admission import Admission
 from mserve.runtime.router.fleet import Fleet
@@ -32,7 +33,10 @@ class RouterMetrics:
             "mserve_router_prompt_tokens_total", "Prompt tokens of answered requests."
         )
         self._cached_tokens = metrics.counter(
-            "mserve_router_cached_tokens_total", "Prompt tokens that no engine had to compute."
+            "mserve_router_cached_tokens_total",
+            "Prompt tokens of answered requests that were cached: available (on some worker), routed "
+            "(on a worker of the plan), delivered (no engine computed them).",
+            "kind",
         )
         self._output_tokens = metrics.counter(
             "mserve_router_output_tokens_total", "Tokens of finished answers."
@@ -75,7 +79,9 @@ class RouterMetrics:
             self._duration.observe(record.ended_s - record.started_s)
         if record.finish is not None:
             self._prompt_tokens.add(record.finish.prompt_tokens)
-            self._cached_tokens.add(record.finish.cached_tokens)
+            self._cached_tokens.add(record.cached.available, "available")
+            self._cached_tokens.add(record.cached.routed, "routed")
+            self._cached_tokens.add(record.finish.cached_tokens, "delivered")
             self._output_tokens.add(record.finish.completion_tokens)
             self._judge(record, record.finish.completion_tokens)
 
@@ -93,6 +99,12 @@ class RouterMetrics:
             met["all"] = all(met.values())
         for goal, is_met in met.items():
             self._goals.add(1, goal, "yes" if is_met else "no")
+
+    def prompts(self) -> PromptsView:
+        """What became of all answered requests' prompts."""
+        kinds = ("available", "routed", "delivered")
+        counts = (round(self._cached_tokens.value(kind)) for kind in kinds)
+        return PromptsView(round(self._prompt_tokens.value()), *counts)
 
     def failed(self, status: int) -> None:
         self._rejected.add(1, str(status))

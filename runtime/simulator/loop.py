@@ -7,11 +7,11 @@ time that does not move on, a callback or a forgotten task that failed. Knows no
 """
 
 import asyncio
-import heapq
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager
 from contextvars import Context, ContextVar, copy_context
+from heapq import heappop, heappush
 from types import FrameType
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -52,10 +52,26 @@ class VirtualTask(asyncio.Task[T]):
         return self.number
 
 
-class _Timer(asyncio.TimerHandle):
-    __slots__ = ("is_daemon",)
+class _Handle:
+    """A callback to come; at a time of its own, if it is a timer's. What asyncio asks of a handle:
+    its own classes cost more than what they call."""
 
-    is_daemon: bool
+    __slots__ = ("args", "callback", "context", "is_cancelled", "is_daemon")
+
+    def __init__(
+        self, callback: Callable[..., object], args: tuple[Any, ...], context: Context
+    ) -> None:
+        self.callback = callback
+        self.args = args
+        self.context = context
+        self.is_cancelled = False
+        self.is_daemon = False
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+
+    def cancelled(self) -> bool:
+        return self.is_cancelled
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
@@ -65,12 +81,12 @@ class VirtualLoop(asyncio.BaseEventLoop):
     run in which only daemons are left for `PATIENCE_S` is a deadlock.
     """
 
-    _ready: deque[asyncio.Handle]
+    _ready: deque[_Handle]
 
     def __init__(self, start_s: float = 0.0) -> None:
         super().__init__()
         self._now_s = start_s
-        self._timers: list[tuple[float, int, _Timer]] = []
+        self._timers: list[tuple[float, int, _Handle]] = []
         self._num_timers = 0
         self._num_tasks = 0
         self._work_s = start_s  # when something that is no daemon's happened last
@@ -102,27 +118,37 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def time(self) -> float:
         return self._now_s
 
-    def call_at(
+    def call_soon(  # type: ignore[override]  # a handle of our own
+        self,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: Context | None = None,
+    ) -> _Handle:
+        handle = _Handle(callback, args, context or copy_context())
+        self._ready.append(handle)
+        return handle
+
+    def call_at(  # type: ignore[override]  # a handle of our own
         self,
         when: float,
         callback: Callable[[*Ts], object],
         *args: *Ts,
         context: Context | None = None,
-    ) -> asyncio.TimerHandle:
+    ) -> _Handle:
         context = context or copy_context()
-        timer = _Timer(when, callback, args, self, context)
+        timer = _Handle(callback, args, context)
         timer.is_daemon = context.get(_IS_DAEMON, False)
         self._num_timers += 1
-        heapq.heappush(self._timers, (when, self._num_timers, timer))
+        heappush(self._timers, (when, self._num_timers, timer))
         return timer
 
-    def call_later(
+    def call_later(  # type: ignore[override]  # a handle of our own
         self,
         delay: float,
         callback: Callable[[*Ts], object],
         *args: *Ts,
         context: Context | None = None,
-    ) -> asyncio.TimerHandle:
+    ) -> _Handle:
         return self.call_at(self._now_s + delay, callback, *args, context=context)
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
@@ -131,9 +157,6 @@ class VirtualLoop(asyncio.BaseEventLoop):
             self._crash = Crash(str(context.get("message")))
             self._crash.__cause__ = context.get("exception")
 
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """Cancelled timers are skipped when they are due."""
-
     def _run_once(self) -> None:
         """All that is ready now; or, when nothing is, the timers that are due next."""
         if not self._ready:
@@ -141,22 +164,32 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._rounds_at_once += 1
         if self._rounds_at_once > MAX_AT_ONCE:
             raise Livelock(f"Time stands still at {self._now_s:.6f} s.\n{self.describe_tasks()}")
+        next_handle = self._ready.popleft
         for _ in range(len(self._ready)):
-            handle = self._ready.popleft()
-            if not handle.cancelled():
+            handle = next_handle()
+            if not handle.is_cancelled:
                 self.num_callbacks += 1
-                handle._run()
+                self._call(handle)
                 if self._crash is not None:
                     crash, self._crash = self._crash, None
                     raise crash
+
+    def _call(self, handle: _Handle) -> None:
+        try:
+            handle.context.run(handle.callback, *handle.args)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            message = f"A callback failed: {handle.callback!r}"
+            self.call_exception_handler({"message": message, "exception": error})
 
     # --- time ----------------------------------------------------------------------------------
 
     def _move_on(self) -> None:
         """To the next timer's time; it and those of the same time are ready then."""
         timers = self._timers
-        while timers and timers[0][2].cancelled():
-            heapq.heappop(timers)
+        while timers and timers[0][2].is_cancelled:
+            heappop(timers)
         if not timers:
             raise Deadlock(f"Nothing will ever happen again.\n{self.describe_tasks()}")
         when, _, first = timers[0]
@@ -164,16 +197,16 @@ class VirtualLoop(asyncio.BaseEventLoop):
         if when > self._now_s:
             self._now_s, self._rounds_at_once = when, 0
         while timers and timers[0][0] <= when:
-            timer = heapq.heappop(timers)[2]
-            if not timer.cancelled():
+            timer = heappop(timers)[2]
+            if not timer.is_cancelled:
                 self._ready.append(timer)
                 if not timer.is_daemon:
                     self._work_s = self._now_s
 
-    def _check_progress(self, when: float, first: _Timer) -> None:
+    def _check_progress(self, when: float, first: _Handle) -> None:
         if not first.is_daemon or when - self._work_s <= PATIENCE_S:
             return
-        if all(timer.is_daemon or timer.cancelled() for _, _, timer in self._timers):
+        if all(timer.is_daemon or timer.is_cancelled for _, _, timer in self._timers):
             alone = f"Only daemons are left since {self._work_s:.3f} s."
             raise Deadlock(f"{alone}\n{self.describe_tasks()}")
 

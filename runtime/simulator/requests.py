@@ -29,8 +29,10 @@ def request_of(arrival: Arrival, number: int) -> GenerationRequest:
 def prompt_tokens(arrival: Arrival) -> bytes:
     """`arrival.num_prompt` ids, int32 little endian."""
     num_bytes = 4 * arrival.block_tokens
-    pairs = arrival.block_tokens // 2 + 1
-    blocks = [(_block_pair(block) * pairs)[:num_bytes] for block in arrival.blocks]
+    pairs, odd = divmod(arrival.block_tokens, 2)
+    blocks = [_block_pair(block) * (pairs + odd) for block in arrival.blocks]
+    if odd:
+        blocks = [block[:num_bytes] for block in blocks]
     return b"".join(blocks)[: 4 * arrival.num_prompt]
 
 

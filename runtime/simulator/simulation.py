@@ -8,8 +8,10 @@ result, bit for bit, in every process.
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import partial
 
 from xxhash import xxh3_64
 
@@ -19,7 +21,7 @@ from mserve.runtime.blocks import block_keys
 from mserve.runtime.cluster.membership import WorkerInfo
 from mserve.runtime.cluster.prefix_index import MemoryPrefixIndex
 from mserve.runtime.cluster.registry import MemoryRegistry
-from mserve.runtime.errors import RequestError
+from mserve.runtime.errors import ConfigError, RequestError
 from mserve.runtime.messages import Finish, Frame, PlanCall
 from mserve.runtime.router.client import InProcessClient
 from mserve.runtime.router.executor import Executor
@@ -31,6 +33,7 @@ from mserve.runtime.router.plans import PlanLog, PlanRecord
 from mserve.runtime.router.requests import GenerationRequest
 from mserve.runtime.router.reservations import Reservations
 from mserve.runtime.simulator.clock import EPOCH_S, VirtualClock
+from mserve.runtime.simulator.faults import Kill
 from mserve.runtime.simulator.links import Links
 from mserve.runtime.simulator.loop import VirtualLoop
 from mserve.runtime.simulator.priced_worker import PricedWorker, Surroundings, WorkerSpec
@@ -87,14 +90,22 @@ class Simulation:
     """Used once: `run`. `latency_s` is one way between router and worker."""
 
     def __init__(
-        self, strategy: Strategy, specs: Sequence[WorkerSpec], *, latency_s: float = 2e-4
+        self,
+        strategy: Strategy,
+        specs: Sequence[WorkerSpec],
+        *,
+        faults: Sequence[Kill] = (),
+        latency_s: float = 2e-4,
     ) -> None:
-        """Raises ConfigError for a strategy that observes what the router cannot tell."""
+        """Raises ConfigError for a strategy that observes what the router cannot tell, and for a
+        fault of a worker that is not there."""
+        _check_faults(faults, specs)
+        self._faults = faults
         self._specs = specs
         self._loop = loop = VirtualLoop()
         self._clock = clock = VirtualClock(loop)
         self._links = Links(clock, latency_s=max(spec.profile.transfer_base_s for spec in specs))
-        self._index = MemoryPrefixIndex()
+        self._index = MemoryPrefixIndex(max_workers=len(specs))
         registry = MemoryRegistry(clock)
         self._around = Surroundings(loop, clock, self._links, registry, self._index, latency_s)
         self._workers: dict[str, PricedWorker] = {}  # by incarnation
@@ -126,7 +137,8 @@ class Simulation:
     ) -> Result:
         """Until the last answer; `on_progress` is told of answers and virtual seconds. Raises
         Deadlock or Crash, and AssertionError where a request or a page is lost."""
-        return self._loop.run(self._main(arrivals, on_progress))
+        with closing(self._loop) as loop:
+            return loop.run(self._main(arrivals, on_progress))
 
     # --- the run -------------------------------------------------------------------------------
 
@@ -173,6 +185,8 @@ class Simulation:
             task.result()  # a failure of ours ends the run
 
         begin_s = self._clock.now()
+        for each in self._faults:
+            self._clock.call_at(begin_s + each.at_s, partial(self._kill, each.worker))
         for number, arrival in enumerate(arrivals):
             due_s = begin_s + arrival.at_s
             if due_s > self._clock.now():
@@ -201,6 +215,11 @@ class Simulation:
         size = self._fleet.snapshot.block_tokens or 1
         found = await self._index.lookup(block_keys(request.tokens, size))
         return {worker: blocks * size for worker, blocks in found.items()}
+
+    def _kill(self, name: str) -> None:
+        for worker in self._workers.values():
+            if worker.spec.name == name:
+                worker.kill()
 
     async def _rest(self) -> None:
         """What the last answers leave under way: messages of transfers, cancelled copies."""
@@ -251,6 +270,17 @@ class Simulation:
 
     async def _forget(self, info: WorkerInfo) -> None:
         await self._index.forget(info.name, info.incarnation)
+
+
+def _check_faults(faults: Sequence[Kill], specs: Sequence[WorkerSpec]) -> None:
+    known = {spec.name for spec in specs}
+    for each in faults:
+        if each.worker not in known:
+            near = get_close_matches(each.worker, known, n=1)
+            hint = (
+                f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(known))}."
+            )
+            raise ConfigError(f"There is no worker {each.worker!r} to kill; {hint}")
 
 
 class _Reader:

@@ -42,6 +42,7 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     threads: int = 1
     lease_s: float = 10.0
     checksum_kv: bool = False
+    cost_cache: str = ""  # a folder; "": costs are measured at each start
     loopback_only: bool = False  # no other machine may reach the transport
 
 

@@ -103,10 +103,11 @@ class Journal:
         report = None
         if event.finished is not None:
             record = session.steps[session.generate_step]
+            computed = event.prompt_tokens - event.cached_tokens - session.num_computed
             record.finish(
                 self._unix_s(now),
                 matched=max(0, event.cached_tokens - session.received),
-                computed=event.prompt_tokens - event.cached_tokens,
+                computed=max(0, computed),
                 received=session.received,
                 generated=event.completion_tokens,
             )

@@ -373,7 +373,7 @@ class WorkerService:
             case events.Reserved():
                 self._tickets.reserved(event.key, now)
             case events.StepStarted():
-                self._journal.started(event.key, event.step, now)
+                self._journal.started(event.key, event.step, now, matched=event.matched)
                 self._open_send(event.key, event.step, now)
             case events.StepComputed():
                 self._journal.computed(event, now)

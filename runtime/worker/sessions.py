@@ -55,6 +55,11 @@ class Session:
     steps: dict[str, StepRecord] = field(default_factory=dict)
 
     @property
+    def num_computed(self) -> int:
+        """Tokens that steps before the generation have computed: no step counts them again."""
+        return sum(record.counts.get("computed", 0) for record in self.steps.values())
+
+    @property
     def is_done(self) -> bool:
         return all(record.state is StepState.DONE for record in self.steps.values())
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mserve.runtime.cluster.membership import KvLayout
+from mserve.runtime.cost import CostProfile
 from mserve.runtime.engine.config import EngineConfig
 from mserve.runtime.engine.engine import Engine
 from mserve.runtime.errors import ConfigError
@@ -25,6 +26,9 @@ from mserve.runtime.worker import ipc
 from mserve.runtime.worker.process import EngineProcess
 from mserve.runtime.worker.pulse import start_pulse
 from mserve.runtime.worker.service import WorkerService
+
+if TYPE_CHECKING:
+    from mserve.runtime.engine.runner import TorchRunner
 
 if TYPE_CHECKING:
     from mserve.runtime.engine.runner import TorchRunner
@@ -64,6 +68,21 @@ def _serve(channel: socket.socket) -> int:
     return 0
 
 
+def _costs(config: ipc.EngineConfig, layout: KvLayout, runner: "TorchRunner") -> CostProfile:
+    """Measured, or as they were measured before for all that they depend on."""
+    from mserve.runtime.engine.backend import device_name
+    from mserve.runtime.engine.calibration import measure_costs
+    from mserve.runtime.engine.cost_cache import known_costs
+
+    if not config.cost_cache:
+        return measure_costs(runner, time.perf_counter)
+    settings = (config.gpus, config.threads, config.page_size, runner.pool.num_pages)
+    what = f"{layout.fingerprint} on {device_name(config.device)} with {settings}"
+    return known_costs(
+        Path(config.cost_cache), what, lambda: measure_costs(runner, time.perf_counter)
+    )
+
+
 def _end_without(loss: str) -> None:
     """A model without one of its ranks computes nothing, and a sum with it may never return."""
     logger.error("the engine process ends: %s", loss)
@@ -85,7 +104,6 @@ def _receive_config(channel: socket.socket) -> ipc.EngineConfig | None:
 
 def _build(config: ipc.EngineConfig) -> tuple[WorkerService, "TorchRunner", Transport, ipc.Ready]:
     # Torch and UCX take seconds to import; the HTTP process must be able to say so meanwhile.
-    from mserve.runtime.engine.calibration import measure_costs
     from mserve.runtime.engine.runner import load_runner
     from mserve.runtime.engine.weights import dummy_digest, weights_digest
     from mserve.runtime.transport.ucx import UcxTransport, cma_warning
@@ -108,7 +126,6 @@ def _build(config: ipc.EngineConfig) -> tuple[WorkerService, "TorchRunner", Tran
         threads=config.threads,
     )
     transport = UcxTransport(options=LOOPBACK_OPTIONS if config.loopback_only else DEFAULT_OPTIONS)
-    cost = measure_costs(runner, time.perf_counter)
     folder = Path(config.model)
     is_dummy = config.load == "dummy"
     layout = KvLayout(
@@ -119,6 +136,7 @@ def _build(config: ipc.EngineConfig) -> tuple[WorkerService, "TorchRunner", Tran
         kv_heads=runner.config.num_kv_heads,
         head_dim=runner.config.head_dim,
     )
+    cost = _costs(config, layout, runner)
     # An answer that no number of pages could hold ends at its limit, not with an error.
     positions = runner.config.max_positions
     if config.max_model_len is not None and config.max_model_len > positions:

@@ -109,6 +109,14 @@ def test_pools_and_params_of_the_strategy_that_is_named(folder: Path, shell: str
 
 
 @shells
+def test_traffic(folder: Path, shell: str) -> None:
+    ask = ASK[shell]
+    assert ask(folder, "mserve bench --trace po") == {"poisson:"}
+    assert ask(folder, "mserve bench --trace not") == {"notes.txt"}
+    assert ask(folder, "mserve bench URL --html n") == {"notes.txt"}
+
+
+@shells
 def test_words_with_an_equals_sign_are_one_word(folder: Path, shell: str) -> None:
     ask = ASK[shell]
     assert ask(folder, "mserve plan balanced --cluster prefill=2 --cluster d") == {"decode="}

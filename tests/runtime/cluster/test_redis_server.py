@@ -45,6 +45,28 @@ def test_a_server_that_dies_is_replaced_on_its_port() -> None:
     asyncio.run(main())
 
 
+def test_a_server_that_cannot_be_replaced_at_once_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    launch, failures = RedisServer._launch, [ConfigError("killed as it started")] * 2
+
+    async def unlucky(server: RedisServer) -> None:
+        if failures:
+            raise failures.pop()
+        await launch(server)
+
+    async def main() -> None:
+        async with await RedisServer.start() as server:
+            monkeypatch.setattr(RedisServer, "_launch", unlucky)
+            client = Redis.from_url(server.url, retry=Retry(ConstantBackoff(0.05), 100))
+            os.kill(server.pid, signal.SIGKILL)
+            assert await client.get("key") is None
+            await client.aclose()
+
+    asyncio.run(main())
+    assert caplog.text.count("could not be started again: killed as it started") == 2
+
+
 def test_stopped_while_it_is_being_replaced() -> None:
     async def main() -> int:
         async with await RedisServer.start() as server:

@@ -345,7 +345,7 @@ def test_a_sender_reports_what_it_computed_and_keeps_it_until_all_have_it() -> N
     worker.run()
     key = worker.submit("b", PROMPT, RemoteSendCall("s", 0, 21, ()))
     worker.run()
-    assert of_kind(worker, StepStarted)[-1] == StepStarted(key, "s")
+    assert of_kind(worker, StepStarted)[-1] == StepStarted(key, "s", matched=10)
     assert of_kind(worker, StepComputed) == [StepComputed(key, "s", 11, 10)]
     assert worker.engine.stats().kv_used_tokens == 24
     worker.engine.send_done(key, "s", 0.0)

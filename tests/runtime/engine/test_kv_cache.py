@@ -283,11 +283,12 @@ def test_a_salt_separates_tenants() -> None:
 @pytest.fixture
 def weak_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """All blocks of the same index collide."""
-    monkeypatch.setattr(
-        prefix_match,
-        "block_keys",
-        lambda tokens, size, salt: list(range(len(tokens) // (4 * size))),
-    )
+
+    def by_index(tokens: bytes, size: int, salt: bytes, parent: int | None) -> list[int]:
+        first = 0 if parent is None else parent + 1
+        return list(range(first, first + len(tokens) // (4 * size)))
+
+    monkeypatch.setattr(prefix_match, "block_keys", by_index)
 
 
 @pytest.mark.usefixtures("weak_keys")
@@ -303,7 +304,9 @@ def test_a_collision_never_serves_foreign_kv() -> None:
 
 
 def test_an_equal_block_after_another_prefix_is_no_hit(monkeypatch: pytest.MonkeyPatch) -> None:
-    def keys_of_unchained_blocks(tokens: bytes, size: int, salt: bytes) -> list[int]:
+    def keys_of_unchained_blocks(
+        tokens: bytes, size: int, salt: bytes, parent: int | None
+    ) -> list[int]:
         blocks = (tokens[at : at + 4 * size] for at in range(0, len(tokens), 4 * size))
         return [int.from_bytes(block, "little") for block in blocks if len(block) == 4 * size]
 

@@ -24,15 +24,19 @@ class Asked:
 
 @dataclass
 class FakeServer:
-    """`answer` gives the raw bytes for a request; None closes the connection instead."""
+    """`answer` gives the raw bytes for a request; None closes the connection instead, and so does,
+    after it, an answer with `connection: close`."""
 
     answer: Callable[[Asked], bytes | None]
     url: str = ""
     asked: list[Asked] = field(default_factory=list)
-    num_connections: int = 0
+    num_connections: int = 0  # ever
+    num_open: int = 0
+    idle: asyncio.Event = field(default_factory=asyncio.Event)  # no connection is open any more
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         number, self.num_connections = self.num_connections, self.num_connections + 1
+        self.num_open += 1
         try:
             while line := await reader.readline():
                 asked = await _request(line, reader, number)
@@ -41,9 +45,14 @@ class FakeServer:
                 if answer is None:
                     return
                 writer.write(answer)
+                if b"connection: close" in answer:
+                    return
         except ConnectionError:
             pass  # the client left, as some tests have it do
         finally:
+            self.num_open -= 1
+            if not self.num_open:
+                self.idle.set()
             writer.close()
 
 
@@ -86,13 +95,12 @@ def streamed(*events: Any, headers: str = EVENTS, has_end: bool = True) -> bytes
     return f"HTTP/1.1 200 OK\r\n{headers}\r\n".encode() + body + end
 
 
-@dataclass(frozen=True)
 class Http:
     """What tests use of this module."""
 
-    server: Any = staticmethod(fake_server)
-    whole: Any = staticmethod(whole)
-    streamed: Any = staticmethod(streamed)
+    server = staticmethod(fake_server)
+    whole = staticmethod(whole)
+    streamed = staticmethod(streamed)
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """A streamed answer, cut into any pieces, and everything that can be wrong with it."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,7 +33,7 @@ def answer(*pieces: tuple[bytes, float], status: int = 200) -> StreamedAnswer:
 def test_events_may_be_cut_anywhere(cuts: list[int], is_windows: bool) -> None:
     stream = STREAM.replace(b"\n", b"\r\n") if is_windows else STREAM
     ends = [0, *sorted(cuts), len(stream)]
-    found = answer(*((stream[a:b], 1.0) for a, b in zip(ends, ends[1:], strict=False)))
+    found = answer(*((stream[a:b], 1.0) for a, b in pairwise(ends)))
     assert found.is_done
     assert found.ended() is None
     assert found.usage is not None

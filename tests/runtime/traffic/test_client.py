@@ -77,26 +77,38 @@ def test_a_kept_connection_that_was_closed_is_made_anew(http: Any) -> None:
     assert run(http, answer, use) == 2
 
 
+CLOSING = "connection: close\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n"
+
+
 def test_a_connection_that_breaks_in_an_answer(http: Any) -> None:
-    def answer(asked: Any) -> bytes | None:
-        return bytes(http.streamed(PIECE, has_end=False, headers="connection: close\r\n" + EVENTS))
-
     async def use(client: Client, server: Any) -> StreamedAnswer:
-        found = StreamedAnswer()
-        sending = asyncio.ensure_future(client.post("/v1/completions", b"{}", found))
-        while not found.num_pieces:
-            await asyncio.sleep(0.001)
-        client_side = server.asked[0]
-        assert client_side.line.startswith("POST")
-        sending.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await sending
-        return found
+        answer = StreamedAnswer()
+        with pytest.raises(ConnectionError, match="closed the connection"):
+            await client.post("/v1/completions", b"{}", answer)
+        assert server.num_connections == 1, "a request that was answered is not sent again"
+        return answer
 
-    assert run(http, answer, use).first_s is not None
+    found = run(http, lambda _: http.streamed(PIECE, headers=CLOSING, has_end=False), use)
+    assert found.num_pieces == 1
 
 
-EVENTS = "content-type: text/event-stream\r\ntransfer-encoding: chunked\r\n"
+def test_a_request_that_is_cancelled_gives_its_connection_up(http: Any) -> None:
+    async def use(client: Client, server: Any) -> int:
+        answer = StreamedAnswer()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await client.post("/v1/completions", b"{}", answer)
+        assert answer.num_pieces == 1
+        async with asyncio.timeout(5):
+            await server.idle.wait()  # it sees that nobody wants the answer
+        await client.get("/v1/models", WholeAnswer())
+        return int(server.num_connections)
+
+    def answer(asked: Any) -> bytes:
+        is_get = asked.line.startswith("GET")
+        return bytes(http.whole({}) if is_get else http.streamed(PIECE, has_end=False))
+
+    assert run(http, answer, use) == 2
 
 
 @pytest.mark.parametrize(

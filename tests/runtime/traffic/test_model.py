@@ -95,5 +95,5 @@ def test_a_server_at_its_limits_is_not_taken_for_one_with_a_small_vocabulary(htt
             return bytes(http.whole(LISTED))
         return bytes(http.whole({"error": {"message": "full"}}, 429))
 
-    with pytest.raises(ConfigError, match="status 429.: full"):
+    with pytest.raises(ConfigError, match=r"status 429\): full"):
         find(http, answer)

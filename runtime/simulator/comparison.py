@@ -1,0 +1,102 @@
+"""Several simulations side by side, over several seeds: means, how sure they are, and who wins.
+
+Every variant sees the same traffic, seed by seed, so that differences are theirs. Knows results only.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean, stdev
+
+from mserve.runtime.traffic.outcomes import Goals, Summary
+from mserve.runtime.traffic.report import BEST, Metric, aligned, metrics
+
+# Student's t for 95% of both sides, by degrees of freedom; beyond them as for a normal distribution.
+_STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
+_NORMAL = 1.96
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """The mean over seeds, and by how much it may be wrong (95%); 0 for a single seed."""
+
+    mean: float
+    margin: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Estimate":
+        count = len(values)
+        if count < 2:
+            return cls(fmean(values), 0.0)
+        factor = _STUDENT[count - 2] if count - 2 < len(_STUDENT) else _NORMAL
+        return cls(fmean(values), factor * stdev(values) / math.sqrt(count))
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One metric: an estimate for each variant (None where a seed has no value), and the index of the
+    one that is best with every seed, if there is one."""
+
+    name: str
+    estimates: tuple[Estimate | None, ...]
+    best: int | None
+
+
+def comparison(
+    runs: Mapping[str, Sequence[Summary]], goals: Goals | None = None
+) -> list[tuple[Metric, Row]]:
+    """`runs` has each variant's summaries, in the order of the seeds."""
+    rows = []
+    for metric in metrics(goals):
+        values = [[metric.value(summary) for summary in each] for each in runs.values()]
+        known = [[v for v in each if v is not None] for each in values]
+        whole = [len(k) == len(v) for k, v in zip(known, values, strict=True)]
+        if any(whole):
+            estimates = tuple(
+                Estimate.of(k) if ok else None for k, ok in zip(known, whole, strict=True)
+            )
+            name = f"{metric.group}, {metric.name}"
+            rows.append((metric, Row(name, estimates, _winner(metric, values))))
+    return rows
+
+
+def _winner(metric: Metric, values: Sequence[Sequence[float | None]]) -> int | None:
+    by_seed = [metric.best(seed) for seed in zip(*values, strict=True)]
+    common = frozenset[int].intersection(*by_seed) if by_seed else frozenset[int]()
+    return next(iter(common)) if len(common) == 1 else None
+
+
+def comparison_table(runs: Mapping[str, Sequence[Summary]], goals: Goals | None = None) -> str:
+    """A column for each variant; the star is for who is best with every seed."""
+    lines = [("", *(f"{name} " for name in runs))]
+    for metric, row in comparison(runs, goals):
+        cells = [_cell(metric, estimate) for estimate in row.estimates]
+        marks = [BEST if index == row.best else " " for index in range(len(cells))]
+        lines.append((row.name, *(cell + mark for cell, mark in zip(cells, marks, strict=True))))
+    return aligned(lines)
+
+
+def _cell(metric: Metric, estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "-"
+    margin = f" ±{metric.text(estimate.margin)}" if estimate.margin else ""
+    return metric.text(estimate.mean) + margin
+
+
+def comparison_json(
+    runs: Mapping[str, Sequence[Summary]], goals: Goals | None = None
+) -> Mapping[str, object]:
+    names = list(runs)
+    rows = [
+        {
+            "metric": row.name,
+            "estimates": dict(zip(names, map(_estimate_json, row.estimates), strict=True)),
+            "best": None if row.best is None else names[row.best],
+        }
+        for _, row in comparison(runs, goals)
+    ]
+    return {"num_seeds": max(map(len, runs.values()), default=0), "metrics": rows}
+
+
+def _estimate_json(estimate: Estimate | None) -> Mapping[str, float] | None:
+    return None if estimate is None else asdict(estimate)
