@@ -5,6 +5,7 @@ Owns the bytes and nothing else: which page is whose is the KV cache's business.
 are stored with rotary positions applied.
 """
 
+from collections.abc import Iterator
 from collections.abc import Sequence as Items
 
 import numpy as np
@@ -15,6 +16,8 @@ from mserve.runtime.engine.batching import Pages
 from mserve.runtime.engine.inputs import Indices, page_indices, slots_of
 from mserve.runtime.engine.model_config import ModelConfig
 from mserve.runtime.engine.moves import MoveFailure, Moves, PageCopy
+
+SLICE_BYTES = 32 << 20  # of pages that move between device and host together
 
 
 class KvPool:
@@ -131,7 +134,8 @@ class HostPool:
 
     On CUDA the memory is pinned and the copies run on a stream of their own: what is saved is
     gathered at once and travels while the step computes; a step waits for what it restores. One
-    stream for both directions, so that a page is never read before it is there.
+    stream for both directions, so that a page is never read before it is there. What is on its way
+    takes twice `SLICE_BYTES` of the device's memory at most, or two pages if those are larger.
     """
 
     def __init__(self, device_kv: torch.Tensor, num_pages: int) -> None:
@@ -149,7 +153,10 @@ class HostPool:
 
     def save(self, moves: Items[tuple[int, int]]) -> None:
         """Copies device pages to host pages: (page, host page) each."""
-        pages, host_pages = zip(*moves, strict=True)
+        for part in self._sliced(moves):
+            self._save(*zip(*part, strict=True))
+
+    def _save(self, pages: Items[int], host_pages: Items[int]) -> None:
         if self._stream is None:
             self._pages[list(host_pages)] = self._gathered(pages)
             return
@@ -162,7 +169,10 @@ class HostPool:
 
     def restore(self, moves: Items[tuple[int, int]]) -> None:
         """Copies host pages to device pages: (host page, page) each."""
-        host_pages, pages = zip(*moves, strict=True)
+        for part in self._sliced(moves):
+            self._restore(*zip(*part, strict=True))
+
+    def _restore(self, host_pages: Items[int], pages: Items[int]) -> None:
         if self._stream is None:
             self._scatter(pages, self._pages[list(host_pages)])
             return
@@ -175,6 +185,11 @@ class HostPool:
         current.wait_stream(self._stream)
         staged.record_stream(current)
         self._scatter(pages, staged)
+
+    def _sliced(self, moves: Items[tuple[int, int]]) -> Iterator[Items[tuple[int, int]]]:
+        most = max(1, SLICE_BYTES // max(1, self._pages[:1].nbytes))
+        for begin in range(0, len(moves), most):
+            yield moves[begin : begin + most]
 
     def _gathered(self, pages: Items[int]) -> torch.Tensor:
         """[n, layers, 2, page_size, kv_heads, head_dim]"""

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mserve.runtime.engine import kv_pool
 from mserve.runtime.engine.kv_pool import KvPool
 from mserve.runtime.engine.model_config import ModelConfig
 from mserve.runtime.engine.moves import MoveFailure, Moves, PageCopy
@@ -124,8 +125,12 @@ def test_a_copy_takes_the_first_positions_of_every_layer_and_no_more() -> None:
     assert torch.equal(pool.tensor, before), "nothing else is touched"
 
 
+@pytest.mark.parametrize("slice_bytes", [1, 4096, 1 << 20])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_pages_go_to_host_memory_and_come_back(dtype: torch.dtype) -> None:
+def test_pages_go_to_host_memory_and_come_back(
+    dtype: torch.dtype, slice_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kv_pool, "SLICE_BYTES", slice_bytes)
     pool = make_pool(page_size=8, dtype=dtype, host_pages=4)
     pages = scattered_pages(8)
     fill(pool, pages)
