@@ -206,6 +206,8 @@ class Sequence:
         if self.stopping:
             return "stop"
         num_output = len(self.tokens) - self.num_prompt
+        if sampling.grammar and token in eos_token_ids:
+            return "stop"  # it lets the end through where its form is complete, never before
         if num_output > sampling.min_tokens:
             is_eos = token in eos_token_ids and not sampling.ignore_eos
             if is_eos or token in sampling.stop_token_ids:

@@ -6,6 +6,7 @@ model arranges its weights: it hands out tensors by name.
 """
 
 import json
+import logging
 import struct
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,9 +20,12 @@ from xxhash import xxh3_64, xxh3_64_intdigest
 from mserve.runtime.errors import ConfigError
 from mserve.runtime.model_folder import read_json
 
+logger = logging.getLogger("mserve.engine")
+
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
+_DERIVED = ("rotary_emb.inv_freq", "lm_head.weight")  # in some folders, and not always needed
 _NUM_SAMPLES = 64
 _SAMPLE_BYTES = 4096
 _DUMMY_SCALE = 0.02
@@ -67,9 +71,11 @@ class Checkpoint:
         self._folder = folder
         self._stack = ExitStack()
         self._file_of: dict[str, Any] = {}
+        self._unread: set[str] = set()
         for path in weight_files(folder):
             file = self._stack.enter_context(_open(path))
             self._file_of.update(dict.fromkeys(file.keys(), file))
+        self._unread.update(name for name in self._file_of if not name.endswith(_DERIVED))
 
     def __enter__(self) -> Self:
         return self
@@ -81,6 +87,12 @@ class Checkpoint:
         tb: TracebackType | None,
     ) -> None:
         self._stack.close()
+        if kind is None and self._unread:
+            some = ", ".join(sorted(self._unread)[:3])
+            logger.warning(
+                "%d tensors of %s are not the model's, as its config.json describes it: %s%s",
+                *(len(self._unread), self._folder, some, ", ..." if len(self._unread) > 3 else ""),
+            )
 
     def __contains__(self, name: str) -> bool:
         return name in self._file_of
@@ -88,16 +100,23 @@ class Checkpoint:
     def tensor(self, name: str, *shape: int) -> torch.Tensor:
         """The tensor `name` in the dtype and on the device asked for.
 
-        Raises ConfigError with the tensor's name if it is missing or has another shape.
+        Raises ConfigError with the tensor's name if it is missing, has another shape or is no
+        floating-point one.
         """
         file = self._file_of.get(name)
         if file is None:
             raise ConfigError(f"The weights in {str(self._folder)!r} have no tensor {name!r}.")
+        self._unread.discard(name)
         tensor: torch.Tensor = file.get_tensor(name)
         if tuple(tensor.shape) != shape:
             raise ConfigError(
                 f"The tensor {name!r} in {str(self._folder)!r} has shape {list(tensor.shape)};"
                 f" the configuration asks for {list(shape)}."
+            )
+        if not tensor.is_floating_point():
+            raise ConfigError(
+                f"The tensor {name!r} in {str(self._folder)!r} is of {tensor.dtype}: quantized models"
+                " are not supported."
             )
         return tensor.to(device=self._device, dtype=self._dtype)
 

@@ -22,4 +22,7 @@ class Operator:
             )
         given = dict(scope["headers"]).get(b"authorization", b"")
         if not hmac.compare_digest(given, b"Bearer " + self._token):
-            raise Unauthorized("Changes need the operator's token as `Authorization: Bearer ...`.")
+            raise Unauthorized(
+                "Changes need the operator's token (MSERVE_ADMIN_TOKEN, with which the router was"
+                " started) as `Authorization: Bearer ...`."
+            )

@@ -23,6 +23,7 @@ def render_timeline(plan: Json, *, bar_width: int = BAR_WIDTH) -> str:
     lines = [_headline(plan, total_ms)]
     for number, attempt in enumerate(plan["attempts"], 1):
         lines.append(_attempt_line(attempt, number, len(plan["attempts"])))
+        lines += _guards(attempt)
         lines += _choices(attempt)
         lines += _lanes(attempt, total_ms, bar_width)
     if plan["error"]:
@@ -63,6 +64,13 @@ def _value(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return "missing" if value is None else str(value)
+
+
+def _guards(attempt: Json) -> Iterator[str]:
+    """Routes that were passed over before the one that was taken."""
+    for route, held in attempt.get("guards", ())[:-1]:
+        why = "something it needs is missing" if held is None else "its guard does not hold"
+        yield f"  route {route} passed over: {why}"
 
 
 def _choices(attempt: Json) -> Iterator[str]:

@@ -171,3 +171,23 @@ def test_the_digest_tells_weights_apart(folder: Path) -> None:
     norm = load_file(folder / "model.safetensors")["model.norm.weight"]
     change_tensors(folder, **{"model.norm.weight": norm + 1})
     assert weights_digest(folder) not in (original, changed_config)
+
+
+def test_quantized_tensors_are_refused(folder: Path) -> None:
+    name = "model.layers.1.mlp.up_proj.weight"
+    shape = load_file(folder / "model.safetensors")[name].shape
+    change_tensors(folder, **{name: torch.zeros(shape, dtype=torch.int8)})
+    with pytest.raises(ConfigError, match=rf"{name}.*torch.int8: quantized"):
+        load(folder)
+
+
+def test_tensors_that_no_layer_asks_for_are_named(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    extra = {f"model.layers.{layer}.self_attn.q_norm.weight": torch.ones(64) for layer in range(4)}
+    change_tensors(folder, **extra)
+    load(folder)
+    assert "4 tensors" in caplog.text
+    assert "model.layers.0.self_attn.q_norm.weight" in caplog.text
+    load(TINY)
+    assert caplog.text.count("tensors of") == 1
