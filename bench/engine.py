@@ -2,7 +2,9 @@
 
 Both sides run the same weights in the same numbers with the same torch threads and the same
 prompts, and answer greedily; rounds alternate, so that a busy machine slows both. Then the time
-between two tokens of running answers while long prompts arrive, cut into chunks and whole.
+between two tokens of running answers while long prompts arrive, cut into chunks and whole; and what a
+step takes in the plain and in the overlapped loop. On a CPU, where a launched step is done, the
+latter saves nothing.
 
     python bench/engine.py [--model FOLDER] [--device cuda --dtype bfloat16] [--json FILE]
 """
@@ -14,7 +16,8 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from itertools import count, pairwise
@@ -23,6 +26,7 @@ from typing import Any
 
 import torch
 
+from mserve.runtime.engine.batching import Batch, LaunchedStep
 from mserve.runtime.engine.config import EngineConfig
 from mserve.runtime.engine.engine import Engine
 from mserve.runtime.engine.events import Generated
@@ -56,12 +60,24 @@ class Comparison:
     host_overhead: float
 
 
+@dataclass(frozen=True, slots=True)
+class StepTimes:
+    """Medians over the rounds, of one loop. `host_us` is the part of a step outside of the runner; in
+    the overlapped loop a GPU works meanwhile."""
+
+    concurrency: int
+    overlaps: bool
+    step_us: float
+    host_us: float
+
+
 class EngineLoop:
     """The engine and its runner, driven as a worker's engine process does, without transfers."""
 
-    def __init__(self, runner: TorchRunner, **limits: Any) -> None:
+    def __init__(self, runner: TorchRunner, *, overlaps: bool = False, **limits: Any) -> None:
         """`limits` are fields of EngineConfig."""
         self._runner = runner
+        self._overlaps = overlaps
         self._engine = Engine(
             EngineConfig(
                 num_pages=runner.pool.num_pages,
@@ -94,11 +110,7 @@ class EngineLoop:
             call = PlanCall(str(next(self._ids)), pack_tokens(prompt), (step,))
             key = self._engine.submit(call, time.monotonic()).key
             answers[key], times[key] = [], []
-        while (batch := self._engine.plan(time.monotonic())) is not None:
-            begin = time.perf_counter()
-            output = self._runner.run(batch)
-            self.run_s += time.perf_counter() - begin
-            self._engine.commit(batch, output, time.monotonic())
+        for batch in self._overlapped_steps() if self._overlaps else self._plain_steps():
             self.steps += 1
             now = time.perf_counter()
             for event in self._engine.drain():
@@ -110,6 +122,32 @@ class EngineLoop:
             step_begin = now
         self.token_times += times.values()
         return list(answers.values())
+
+    def _plain_steps(self) -> Iterator[Batch]:
+        while (batch := self._engine.plan(time.monotonic())) is not None:
+            with self._in_runner():
+                output = self._runner.run(batch)
+            self._engine.commit(batch, output, time.monotonic())
+            yield batch
+
+    def _overlapped_steps(self) -> Iterator[Batch]:
+        running: tuple[Batch, LaunchedStep] | None = None
+        while (batch := self._engine.plan(time.monotonic())) is not None or running is not None:
+            before, running = running, None
+            if batch is not None:
+                with self._in_runner():
+                    running = batch, self._runner.launch(batch, None if not before else before[1])
+            if before is not None:
+                with self._in_runner():
+                    output = before[1].result()
+                self._engine.commit(before[0], output, time.monotonic())
+                yield before[0]
+
+    @contextmanager
+    def _in_runner(self) -> Iterator[None]:
+        begin = time.perf_counter()
+        yield
+        self.run_s += time.perf_counter() - begin
 
 
 def transformers_generate(
@@ -179,6 +217,35 @@ def compare(
     )
 
 
+def time_steps(
+    loops: dict[bool, EngineLoop], concurrency: int, options: argparse.Namespace
+) -> list[StepTimes]:
+    """Of the plain and the overlapped loop, in turn, on the same prompts."""
+    rng = random.Random(options.seed)
+    found: dict[bool, list[tuple[float, float]]] = {overlaps: [] for overlaps in loops}
+    for _ in range(options.rounds + 1):
+        prompts = [
+            [rng.randrange(5, options.vocab) for _ in range(options.prompt)]
+            for _ in range(concurrency)
+        ]
+        answers = []
+        for overlaps, loop in loops.items():
+            loop.reset()
+            seconds, answer = _timed(loop.generate, prompts, options.output)
+            answers.append(answer)
+            found[overlaps].append((seconds / loop.steps, (seconds - loop.run_s) / loop.steps))
+        assert answers[0] == answers[-1], "the loops answer differently"
+    return [
+        StepTimes(
+            concurrency,
+            overlaps,
+            step_us=1e6 * statistics.median(step for step, _ in rounds[1:]),
+            host_us=1e6 * statistics.median(host for _, host in rounds[1:]),
+        )
+        for overlaps, rounds in found.items()
+    ]
+
+
 def _timed(
     generate: Callable[[Prompts, int], list[list[int]]], prompts: Prompts, output_tokens: int
 ) -> tuple[float, list[list[int]]]:
@@ -187,7 +254,7 @@ def _timed(
     return time.perf_counter() - begin, answers
 
 
-def report(comparisons: list[Comparison], gaps: list[Gaps]) -> None:
+def report(comparisons: list[Comparison], gaps: list[Gaps], steps: list[StepTimes]) -> None:
     print(
         f"{'concurrent':>10} {'mserve tok/s':>14} {'transformers':>14} {'ratio':>7}"
         f" {'first':>9} {'next':>9} {'host/step':>16}"
@@ -203,6 +270,11 @@ def report(comparisons: list[Comparison], gaps: list[Gaps]) -> None:
         print(
             f"while prompts of {LONG_PROMPTS.prompt} tokens come in chunks of {row.chunk_tokens}:"
             f" {row.p50_ms:.1f} ms between tokens, {row.p99_ms:.1f} ms at the 99th percentile"
+        )
+    for one in steps:
+        print(
+            f"{one.concurrency:>4} concurrent, {'overlapped' if one.overlaps else 'plain':>10}:"
+            f" {one.step_us:.0f} us per step, {one.host_us:.0f} us of them outside of the runner"
         )
 
 
@@ -235,7 +307,9 @@ def main() -> None:
     reference = transformers_generate(options.model, options.device, dtype)
     comparisons = [compare(loop, reference, n, options) for n in options.concurrency]
     gaps = compare_gaps(runner, LONG_PROMPTS) if options.gaps else []
-    report(comparisons, gaps)
+    loops = {overlaps: EngineLoop(runner, overlaps=overlaps) for overlaps in (False, True)}
+    steps = [row for n in options.concurrency for row in time_steps(loops, n, options)]
+    report(comparisons, gaps, steps)
     write_record(
         options.json,
         "engine tokens per second against transformers",
@@ -246,6 +320,7 @@ def main() -> None:
         dtype=options.dtype,
         comparisons=[asdict(comparison) for comparison in comparisons],
         gaps=[asdict(row) for row in gaps],
+        steps=[asdict(row) for row in steps],
     )
 
 

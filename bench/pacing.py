@@ -6,7 +6,8 @@ then a step lasts until the machine of $MSERVE_PACE would have done it: `BASE TO
     step = base + token * (prompt tokens computed) + sequence * (answers that get a token)
 
 So several workers share two cores and are as fast as several machines, as long as their own work takes
-less than the step. How long steps took all the same is kept in the folder $MSERVE_PACE_LOG.
+less than the step. How long steps took all the same is kept in the folder $MSERVE_PACE_LOG. A transfer
+waits for the end of a step, where on that machine it would go on between the step's layers.
 """
 
 import os
@@ -49,7 +50,7 @@ class Pace:
         """0 for a batch that only moves pages."""
         if not batch.computes:
             return 0.0
-        num_prompt = sum(chunk.end - chunk.begin for chunk in batch.prefill)
+        num_prompt: int = sum(chunk.end - chunk.begin for chunk in batch.prefill)
         return self._base_s + self._token_s * num_prompt + self._sequence_s * len(batch.decode)
 
 

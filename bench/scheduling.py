@@ -1,6 +1,7 @@
 """Which strategy places requests best where prompts share beginnings? On real workers.
 
-    python bench/scheduling.py [--strategies NAME ...] [--workloads NAME ...] [--seeds N] [--json FILE]
+    python bench/scheduling.py [--strategies NAME ...] [--workloads NAME ...] [--seeds N] [--again FILE]
+                               [--json FILE]
 
 Four workers behind a router, over HTTP, open loop. Prompts have the statistics of Preble's five workloads
 (arXiv 2407.00023, section 2), lengths scaled down to about 700 tokens, groups of the same beginning drawn
@@ -21,25 +22,20 @@ import argparse
 import asyncio
 import json
 import os
-import random
 import shutil
 import statistics
-import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from mserve.runtime.traffic.arrivals import Arrival
-from mserve.runtime.traffic.workloads import PREBLE, SharedWorkload, Spread, poisson, sharing
 from pacing import Steps, steps_of
 from record import write_record
 from served import MSERVE, started
+from shared_prompts import WORKLOADS, ZIPF, Answer, capacity, open_loop, traffic
 
 BENCH = Path(__file__).parent
 STRATEGIES = (
@@ -53,16 +49,11 @@ STRATEGIES = (
     "preble_pd",
 )
 PACE = (16e-3, 2e-4, 2e-4)  # seconds: a step, a prompt token, an answer in the step
-BLOCK_TOKENS = 16
 KV_TOKENS = 8_000  # that a worker holds
 LOAD = 0.7  # of round robin's capacity
-ZIPF = 1.0
 WARM_UP = 0.25  # of the requests
-MOST_OUTPUT = 150  # tokens: one answer must not outlast the run
-IN_FLIGHT = 48  # while capacity is measured
 SLOWDOWN = 1.1  # beyond this a run is repeated
 TRIES = 2
-VOCABULARY = range(100, 2000)
 MODEL = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -89,151 +80,6 @@ if "mserve.runtime.worker.startup" in sys.orig_argv:
 """
 
 
-# --- traffic ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """One of Preble's, with lengths times `scale` and groups of `group` requests on average. Root, key
-    and own portions stay: fewer requests in a group mean that less of a run is shared."""
-
-    of: str
-    scale: float
-    group: float
-
-    @property
-    def scaled(self) -> SharedWorkload:
-        whole = PREBLE[self.of]
-        return replace(
-            whole,
-            prompt=times(whole.prompt, self.scale),
-            output=times(whole.output, self.scale),
-            shared=whole.root_portion + whole.key_portion * (1 - 1 / self.group),
-            group=Spread(self.group),
-        )
-
-
-WORKLOADS: Mapping[str, Workload | None] = {
-    "toolbench": Workload("toolbench", 0.35, 10),
-    "embodied-agent": Workload("embodied-agent", 0.3, 12),
-    "programming": Workload("programming", 0.2, 20),
-    "video-qa": Workload("video-qa", 0.08, 8.6),
-    "loogle": Workload("loogle", 0.04, 18),
-    "unshared": None,
-}
-
-
-def times(spread: Spread, factor: float) -> Spread:
-    return Spread(max(1.0, spread.mean * factor), spread.deviation * factor)
-
-
-def traffic(name: str, *, rate: float, num: int, seed: int) -> list[Arrival]:
-    workload = WORKLOADS[name]
-    if workload is None:
-        made = poisson(
-            rate=rate, num_prompt=640, num_output=15, num=num, seed=seed, block_tokens=BLOCK_TOKENS
-        )
-    else:
-        made = sharing(
-            workload.scaled, rate=rate, num=num, seed=seed, zipf=ZIPF, block_tokens=BLOCK_TOKENS
-        )
-    return [replace(each, num_output=min(each.num_output, MOST_OUTPUT)) for each in made]
-
-
-def prompt_of(arrival: Arrival) -> list[int]:
-    """Token ids that are the same where the blocks are."""
-    tokens = [
-        token
-        for block in arrival.blocks
-        for token in random.Random(block).choices(VOCABULARY, k=arrival.block_tokens)
-    ]
-    return tokens[: arrival.num_prompt]
-
-
-# --- clients ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    latency_s: float
-    first_token_s: float
-    prompt_tokens: int
-    cached_tokens: int
-
-
-def request_of(url: str, arrival: Arrival, salt: str) -> bytes:
-    """`salt` keeps the caches of runs apart."""
-    body = {
-        "model": "tiny",
-        "prompt": prompt_of(arrival),
-        "max_tokens": arrival.num_output,
-        "temperature": 0,
-        "ignore_eos": True,
-        "cache_salt": salt,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
-    data = json.dumps(body).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nhost: {urlsplit(url).netloc}\r\n"
-    head += "content-type: application/json\r\nconnection: close\r\n"
-    return f"{head}content-length: {len(data)}\r\n\r\n".encode() + data
-
-
-async def ask(url: str, request: bytes) -> Answer:
-    """A streamed answer, read to its end."""
-    target = urlsplit(url)
-    began_s = time.perf_counter()
-    reader, writer = await asyncio.open_connection(target.hostname, target.port)
-    try:
-        writer.write(request)
-        first_s, last = 0.0, b""
-        while not (line := await reader.readline()).startswith(b"data: [DONE]"):
-            if not line:
-                raise RuntimeError(f"an answer broke off: {last.decode()}")
-            if line.startswith(b"data: "):
-                first_s = first_s or time.perf_counter()
-            last = line if line.startswith((b"data: ", b"HTTP", b"{")) else last
-        usage = json.loads(last.removeprefix(b"data: "))["usage"]
-    finally:
-        writer.close()
-    cached = usage["prompt_tokens_details"]["cached_tokens"]
-    ended_s = time.perf_counter()
-    return Answer(ended_s - began_s, first_s - began_s, usage["prompt_tokens"], cached)
-
-
-async def open_loop(url: str, arrivals: Sequence[Arrival], salt: str) -> list[Answer]:
-    """Each request at its time, whatever became of those before; answers in that order."""
-    requests = [request_of(url, arrival, salt) for arrival in arrivals]
-    begin_s = time.perf_counter()
-
-    async def later(arrival: Arrival, request: bytes) -> Answer:
-        await asyncio.sleep(begin_s + arrival.at_s - time.perf_counter())
-        return await ask(url, request)
-
-    async with asyncio.TaskGroup() as group:
-        tasks = [
-            group.create_task(later(arrival, request))
-            for arrival, request in zip(arrivals, requests, strict=True)
-        ]
-    return [task.result() for task in tasks]
-
-
-async def capacity(url: str, name: str, num: int) -> float:
-    """Requests/s with always `IN_FLIGHT` of them under way."""
-    arrivals = traffic(name, rate=1.0, num=num, seed=-1)
-    waiting = iter([request_of(url, arrival, "capacity") for arrival in arrivals])
-
-    async def client() -> None:
-        for request in waiting:
-            await ask(url, request)
-
-    begin_s = time.perf_counter()
-    async with asyncio.TaskGroup() as group:
-        for _ in range(IN_FLIGHT):
-            group.create_task(client())
-    return num / (time.perf_counter() - begin_s)
-
-
 # --- clusters --------------------------------------------------------------------------------------
 
 
@@ -248,7 +94,8 @@ def serving(strategy: str) -> Iterator[tuple[str, Path]]:
         (folder / "sitecustomize.py").write_text(SITE)
         env = {
             **os.environ,
-            "PYTHONPATH": name,
+            "PYTHONPATH": os.pathsep.join(filter(None, (name, os.environ.get("PYTHONPATH")))),
+            "XDG_CACHE_HOME": name,  # costs are those of this pace
             "MSERVE_PACE": " ".join(map(str, PACE)),
             "MSERVE_PACE_LOG": str(logs),
         }
@@ -366,24 +213,47 @@ def show(cell: Cell) -> str:
     )
 
 
+def kept(path: Path | None) -> tuple[dict[str, float], list[Cell]]:
+    """Rates and cells of an earlier record."""
+    if path is None:
+        return {}, []
+    record = json.loads(path.read_text())
+    return record["requests_per_s"], [Cell(**row) for row in record["cells"]]
+
+
+def calmer(cells: Sequence[Cell]) -> list[Cell]:
+    """Of each workload under each strategy the cell that was disturbed least, in order."""
+    best: dict[tuple[int, int], Cell] = {}
+    for cell in cells:
+        place = list(WORKLOADS).index(cell.workload), STRATEGIES.index(cell.strategy)
+        if place not in best or cell.slowdown < best[place].slowdown:
+            best[place] = cell
+    return [best[place] for place in sorted(best)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--strategies", nargs="+", default=STRATEGIES)
+    parser.add_argument("--strategies", nargs="+", default=STRATEGIES, choices=STRATEGIES)
     parser.add_argument("--workloads", nargs="+", default=list(WORKLOADS), choices=WORKLOADS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--duration", type=float, default=4.5, help="seconds of one run")
-    parser.add_argument("--rates", type=json.loads, help="JSON: do not measure them again")
+    parser.add_argument(
+        "--again", type=Path, help="a record: measure what was disturbed there once more"
+    )
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     options = parser.parse_args()
-    plan = Plan(options.workloads, range(options.seeds), options.duration)
-    rates = options.rates or plan.rates()
+    rates, cells = kept(options.again)
+    rates = rates or Plan(options.workloads, (), options.duration).rates()
     print("requests/s:", json.dumps(rates), flush=True)
     print(
         "workload         strategy                 mean      p99  TTFT mean   p99  cached  slowdown"
     )
-    cells: list[Cell] = []
     for strategy in options.strategies:
-        for cell in plan.cells(strategy, rates):
+        calm = [cell for cell in cells if cell.slowdown < SLOWDOWN]
+        done = {cell.workload for cell in calm if cell.strategy == strategy}
+        missing = [name for name in options.workloads if name not in done]
+        plan = Plan(missing, range(options.seeds), options.duration)
+        for cell in plan.cells(strategy, rates) if missing else ():
             cells.append(cell)
             print(show(cell), flush=True)
     setup: dict[str, Any] = {
@@ -394,9 +264,9 @@ def main() -> None:
         "seeds": options.seeds,
         "requests_per_s": rates,
     }
-    rows = [asdict(cell) for cell in cells]
+    rows = [asdict(cell) for cell in calmer(cells)]
     write_record(options.json, "strategies on real workers", ["mserve"], **setup, cells=rows)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -44,6 +44,7 @@ class EngineOptions:
     max_running: int = 256
     max_sequences: int = 4096
     threads: int | None = None
+    overlap: bool = False
     checksum_kv: bool = False
     cost_cache: str = ""  # a folder for measured costs; "": none are kept
 

@@ -157,6 +157,7 @@ def _worker(
             argv += [flag, str(value)]
     if engine.checksum_kv:
         argv.append("--checksum-kv")
+    argv.append("--overlap" if engine.overlap else "--no-overlap")
     if not engine.prefix_cache:
         argv.append("--no-prefix-cache")
 

@@ -14,6 +14,7 @@ from typing import NoReturn
 from mserve import __version__
 from mserve.runtime.cli import (
     bench,
+    calibration,
     cluster,
     completion,
     editor,
@@ -82,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     language.add_commands(commands)
     verification.add_commands(commands)
     simulation.add_commands(commands)
+    calibration.add_commands(commands)
     serving.add_commands(commands)
     bench.add_commands(commands)
     keys.add_commands(commands)

@@ -88,7 +88,7 @@ def _completer(command: str, action: argparse.Action) -> Completer | None:
             return shtab.DIRECTORY
         case "SPEC":
             return _calling("_mserve_traffic")
-        case "OUT" | "RUN":
+        case "OUT" | "RUN" | "TOML" | "PROFILE":
             return shtab.FILE
     return None
 

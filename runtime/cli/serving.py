@@ -191,6 +191,11 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max-sequences", type=int, default=4096, metavar="REQUESTS")
     group.add_argument("--threads", type=int, help="of torch (default: cores / workers)")
     group.add_argument(
+        "--overlap",
+        action=argparse.BooleanOptionalAction,
+        help="plan a step while the one before runs (default: on cuda)",
+    )
+    group.add_argument(
         "--checksum-kv", action="store_true", help="send a checksum with all KV that moves"
     )
     group.add_argument(
@@ -389,6 +394,7 @@ def _engine_options(arguments: argparse.Namespace) -> "EngineOptions":
         max_running=arguments.max_running,
         max_sequences=arguments.max_sequences,
         threads=arguments.threads,
+        overlap=arguments.device != "cpu" if arguments.overlap is None else arguments.overlap,
         checksum_kv=arguments.checksum_kv,
         cost_cache=_cost_cache(arguments.cost_cache),
     )

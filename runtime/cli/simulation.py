@@ -7,20 +7,18 @@ and no measure: runtime/simulator/ and runtime/traffic/ have them.
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mserve.runtime.cli import scenario
 from mserve.runtime.cli.strategies import Commands, servable
 
 if TYPE_CHECKING:
     from mserve.compiler.pipeline import CompiledStrategy
-    from mserve.runtime.simulator.pools import WorkerOptions
-    from mserve.runtime.simulator.simulation import Result
-    from mserve.runtime.traffic.arrivals import Arrival
+    from mserve.runtime.simulator.priced_worker import OnRun
+    from mserve.runtime.simulator.results import Result
     from mserve.runtime.traffic.outcomes import Goals, Outcome, Summary
-
-LINKS = ("network", "peer")
 
 
 def add_commands(commands: Commands) -> None:
@@ -36,14 +34,17 @@ def _add_simulate(commands: Commands) -> None:
         " cache's own code over a model of what steps and transfers cost (docs/simulator.md).",
     )
     parser.add_argument("file", metavar="FILE", help="a file, or the name of a shipped strategy")
-    _add_traffic(parser)
-    _add_cluster(parser)
+    scenario.add_traffic(parser)
+    scenario.add_cluster(parser)
     parser.add_argument("--seed", type=int, default=0, help="of traffic (default: %(default)s)")
     parser.add_argument(
         "--sweep", metavar="PARAM=LOW..HIGH:N", help="N values side by side: tail=0%%..50%%:6"
     )
+    parser.add_argument(
+        "--chrome", type=Path, metavar="OUT", help="write every worker's steps as a Chrome trace"
+    )
     _add_output(parser)
-    parser.set_defaults(run=_simulate)
+    parser.set_defaults(run=_simulate, passes_over_pools=False)
 
 
 def _add_compare(commands: Commands) -> None:
@@ -56,71 +57,13 @@ def _add_compare(commands: Commands) -> None:
     parser.add_argument(
         "files", nargs="+", metavar="FILE", help="a file, or the name of a shipped strategy"
     )
-    _add_traffic(parser)
-    _add_cluster(parser)
+    scenario.add_traffic(parser)
+    scenario.add_cluster(parser)
     parser.add_argument(
         "--seeds", type=int, default=1, metavar="N", help="of traffic (default: %(default)s)"
     )
     _add_output(parser)
-    parser.set_defaults(run=_compare)
-
-
-def _add_traffic(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("traffic")
-    group.add_argument(
-        "--trace",
-        required=True,
-        metavar="SPEC",
-        help="a file, or a generator with its settings, as poisson:rate=5,input=3000,output=100",
-    )
-    group.add_argument("--rate", type=float, metavar="R", help="requests per second on average")
-    group.add_argument("--speed", type=float, metavar="S", help="2 makes times half as long")
-    group.add_argument("--limit", type=int, metavar="N", help="of all, the first N requests")
-    group.add_argument("--duration", metavar="TIME", help="of those, the ones before TIME")
-
-
-def _add_cluster(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("cluster")
-    group.add_argument(
-        "--cluster",
-        action="append",
-        default=[],
-        metavar="POOL=COUNT",
-        help="workers of a pool (default: what the strategy says)",
-    )
-    group.add_argument("--gpu", default="h200", help="(default: %(default)s)")
-    group.add_argument(
-        "--model", default="llama-3.1-8b", help="a known shape, or a folder (default: %(default)s)"
-    )
-    group.add_argument("--weights", default="bf16", help="their format (default: %(default)s)")
-    group.add_argument(
-        "--gpus-per-worker", type=int, metavar="N", help="(default: what the pool says)"
-    )
-    group.add_argument(
-        "--link", choices=LINKS, default=LINKS[0], help="between workers (default: %(default)s)"
-    )
-    group.add_argument("--hardware", type=Path, metavar="TOML", help="GPUs and models of your own")
-    _add_engine(group)
-    group.add_argument(
-        "--fault",
-        action="append",
-        default=[],
-        metavar="'kill WORKER at TIME'",
-        help="what goes wrong: 'kill decode-1 at 30s'",
-    )
-
-
-def _add_engine(group: "argparse._ArgumentGroup") -> None:
-    group.add_argument(
-        "--page-size", type=int, metavar="TOKENS", help="(default: the traffic's blocks)"
-    )
-    for flag, default in (("--max-batch-tokens", 8192), ("--chunk-tokens", 8192)):
-        group.add_argument(
-            flag, type=int, default=default, metavar="TOKENS", help="(default: %(default)s)"
-        )
-    group.add_argument(
-        "--max-running", type=int, default=256, metavar="N", help="(default: %(default)s)"
-    )
+    parser.set_defaults(run=_compare, passes_over_pools=True)
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
@@ -142,15 +85,20 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def _simulate(arguments: argparse.Namespace) -> int:
+    from mserve.runtime.simulator.chrome import ChromeTrace
+
     strategy = servable(arguments.file)
     if strategy is None:
         return 1
     _set_params(strategy, arguments.set)
     if arguments.sweep:
         return _sweep(strategy, arguments)
-    result = _run(strategy, arguments, arguments.seed)
+    trace = ChromeTrace()
+    result = _run(strategy, arguments, arguments.seed, trace.record if arguments.chrome else None)
     print(_result_text(result, _goals(arguments.slo), arguments.format))
     _write_page(arguments, {strategy.name: result.outcomes})
+    if arguments.chrome is not None:
+        _write(arguments.chrome, trace.json())
     return 0
 
 
@@ -171,9 +119,13 @@ def _compare(arguments: argparse.Namespace) -> int:
 
     if arguments.seeds < 1:
         raise ConfigError(f"--seeds must be at least 1, not {arguments.seeds}.")
+    strategies = {file: servable(file) for file in arguments.files}
     runs: dict[str, list[Sequence[Outcome]]] = {}
-    for file in arguments.files:
-        strategy = servable(file)
+    pools = {pool.name for each in strategies.values() if each is not None for pool in each.pools}
+    params = {name for each in strategies.values() if each is not None for name in each.params}
+    _check_known("pool", arguments.cluster, pools)
+    _check_known("param", arguments.set, params)
+    for file, strategy in strategies.items():
         if strategy is None:
             return 1
         _set_params(strategy, [each for each in arguments.set if _has(strategy, each)])
@@ -184,95 +136,33 @@ def _compare(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _check_known(kind: str, given: Sequence[str], known: Collection[str]) -> None:
+    """Strategies that are compared need not have the same pools and params; but one must have each.
+    Raises ConfigError."""
+    from mserve.runtime.errors import ConfigError
+
+    for name in (text.partition("=")[0].strip() for text in given):
+        if name not in known:
+            has = ", ".join(sorted(known)) or "none"
+            raise ConfigError(f"None of these strategies has a {kind} {name!r}; they have {has}.")
+
+
 def _has(strategy: "CompiledStrategy", given: str) -> bool:
-    """Strategies that are compared need not have the same params."""
     return given.partition("=")[0].strip() in strategy.params
 
 
-def _run(strategy: "CompiledStrategy", arguments: argparse.Namespace, seed: int) -> "Result":
-    from mserve.runtime.simulator.faults import fault
-    from mserve.runtime.simulator.hardware import load_hardware
-    from mserve.runtime.simulator.pools import plan_workers
-    from mserve.runtime.simulator.simulation import Simulation
-
-    first, arrivals = _traffic(arguments, seed)
-    options = _worker_options(arguments, first.block_tokens)
-    known = {pool.name for pool in strategy.pools}
-    counts = _counts(arguments.cluster)
-    if arguments.run is _compare:
-        counts = {pool: count for pool, count in counts.items() if pool in known}
-    specs = plan_workers(strategy.pools, counts, options, load_hardware(arguments.hardware))
-    faults = [fault(text) for text in arguments.fault]
+def _run(
+    strategy: "CompiledStrategy",
+    arguments: argparse.Namespace,
+    seed: int,
+    on_run: "OnRun | None" = None,
+) -> "Result":
+    simulation, arrivals = scenario.prepared(strategy, arguments, seed, on_run)
     with _Progress() as progress:
-        return Simulation(strategy, specs, faults=faults).run(arrivals, progress.show)
+        return simulation.run(arrivals, progress.show)
 
 
 # --- the command line ---------------------------------------------------------------------------
-
-
-def _traffic(arguments: argparse.Namespace, seed: int) -> "tuple[Arrival, Iterator[Arrival]]":
-    """The first arrival, and all of them. Raises ConfigError."""
-    import itertools
-
-    from mserve.runtime.errors import ConfigError
-    from mserve.runtime.traffic.arrivals import scaled
-    from mserve.runtime.traffic.objectives import seconds
-    from mserve.runtime.traffic.spec import traffic
-    from mserve.runtime.traffic.traces import ReadOptions
-
-    _check_scaling(arguments)
-    duration: str | None = arguments.duration
-    arrivals = scaled(
-        traffic(arguments.trace, ReadOptions(seed=seed), seed),
-        rate=arguments.rate,
-        speed=arguments.speed or 1.0,
-        limit=arguments.limit,
-        duration_s=seconds(duration, "--duration") if duration else None,
-    )
-    first = next(arrivals, None)
-    if first is None:
-        raise ConfigError(f"There is no request in {arguments.trace!r}.")
-    return first, itertools.chain([first], arrivals)
-
-
-def _check_scaling(arguments: argparse.Namespace) -> None:
-    from mserve.runtime.errors import ConfigError
-
-    for flag in ("rate", "speed", "limit"):
-        value = getattr(arguments, flag)
-        if value is not None and not 0 < value < float("inf"):
-            raise ConfigError(f"--{flag} must be above 0, not {value}.")
-    if arguments.rate is not None and arguments.speed is not None:
-        raise ConfigError("--rate and --speed both set when requests arrive: give one of them.")
-
-
-def _worker_options(arguments: argparse.Namespace, block_tokens: int) -> "WorkerOptions":
-    from mserve.runtime.simulator.pools import WorkerOptions
-
-    return WorkerOptions(
-        gpu=arguments.gpu,
-        model=arguments.model,
-        weights=arguments.weights,
-        gpus=arguments.gpus_per_worker,
-        link=arguments.link,
-        page_size=arguments.page_size or block_tokens,
-        max_batch_tokens=arguments.max_batch_tokens,
-        chunk_tokens=arguments.chunk_tokens,
-        max_running=arguments.max_running,
-    )
-
-
-def _counts(given: Sequence[str]) -> dict[str, int]:
-    """From POOL=COUNT. Raises ConfigError."""
-    from mserve.runtime.errors import ConfigError
-
-    counts: dict[str, int] = {}
-    for text in given:
-        pool, _, count = (part.strip() for part in text.partition("="))
-        if not pool or not count.isdecimal():
-            raise ConfigError(f"--cluster takes POOL=COUNT, not {text!r}.")
-        counts[pool] = int(count)
-    return counts
 
 
 def _set_params(strategy: "CompiledStrategy", given: Sequence[str]) -> None:
@@ -360,15 +250,19 @@ def _print_comparison(
 
 
 def _write_page(arguments: argparse.Namespace, runs: "Mapping[str, Sequence[Outcome]]") -> None:
-    """Raises ConfigError."""
-    from mserve.runtime.errors import ConfigError
     from mserve.runtime.traffic.page import write_page
 
-    path: Path | None = arguments.html
-    if path is None:
-        return
-    title = f"{', '.join(runs)} simulated on {arguments.gpu} with {arguments.trace}"
+    if arguments.html is not None:
+        where = arguments.profile or arguments.gpu
+        title = f"{', '.join(runs)} simulated on {where} with {arguments.trace}"
+        _write(arguments.html, write_page(title, runs, _goals(arguments.slo)))
+
+
+def _write(path: Path, text: str) -> None:
+    """Raises ConfigError."""
+    from mserve.runtime.errors import ConfigError
+
     try:
-        path.write_text(write_page(title, runs, _goals(arguments.slo)), "utf-8")
+        path.write_text(text, "utf-8")
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}.") from None

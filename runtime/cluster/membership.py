@@ -49,6 +49,9 @@ class WorkerInfo(Struct, frozen=True, forbid_unknown_fields=True):
     cost: CostProfile
     pid: int = 0
     gpus: int = 1  # tensor-parallel degree
+    max_batch_tokens: int = 0  # of a step; 0 in this and the next two: not said
+    chunk_tokens: int = 0  # of one prompt in a step
+    max_running: int = 0  # sequences in a step
 
 
 class WorkerStats(Struct, frozen=True, forbid_unknown_fields=True):

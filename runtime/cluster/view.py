@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from mserve.runtime.cluster.membership import Member
+from mserve.runtime.cost import CostProfile
 
 WorkerState = Literal["ready", "draining", "lost"]
 
@@ -45,6 +46,12 @@ class WorkerView(Struct, frozen=True):
     kv_used_tokens: int
     kv_cached_tokens: int
     kv_total_tokens: int
+    num_layers: int = 0
+    num_pages: int = 0
+    max_batch_tokens: int = 0  # of a step; 0 in this and the next two: not said
+    chunk_tokens: int = 0  # of one prompt in a step
+    max_running: int = 0  # sequences in a step
+    cost: CostProfile | None = None  # as it is now: drift is in it
 
 
 class PromptsView(Struct, frozen=True):
@@ -97,6 +104,12 @@ def _view(member: Member, ready: Mapping[str, Member], load_s: float) -> WorkerV
         kv_used_tokens=stats.kv_used_tokens,
         kv_cached_tokens=stats.kv_cached_tokens,
         kv_total_tokens=stats.kv_total_tokens,
+        num_layers=info.layout.num_layers,
+        num_pages=info.num_pages,
+        max_batch_tokens=info.max_batch_tokens,
+        chunk_tokens=info.chunk_tokens,
+        max_running=info.max_running,
+        cost=info.cost.scaled(stats.prefill_drift, stats.decode_drift),
     )
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from mserve.runtime.engine.attention import Attention
 from mserve.runtime.engine.inputs import Indices, StepInputs
 from mserve.runtime.engine.kv_pool import KvPool
+from mserve.runtime.engine.launches import pinned_for, upload
 from mserve.runtime.engine.model_config import ModelConfig
 
 _WORKSPACE_BYTES = 384 << 20
@@ -72,7 +73,7 @@ class FlashInferAttention:
         lengths = np.array([span.end for span in inputs.chunks])
         table = _PageTable.of([span.pages for span in inputs.chunks], lengths, self._pool)
         self._prefill.plan(
-            _offsets(rows),
+            pinned_for(self._pool.tensor.device, _offsets(rows)),
             table.offsets,
             table.pages,
             table.last_page_lengths,
@@ -150,7 +151,7 @@ def _uses_tensor_cores(config: ModelConfig) -> bool:
 @dataclass(frozen=True, slots=True)
 class _PageTable:
     """Sequences' pages as FlashInfer takes them: compressed rows. The offsets and lengths stay on
-    the host, where its planner reads them."""
+    the host, where its planner reads them, pinned, as it copies them to the device too."""
 
     offsets: torch.Tensor  # [sequences + 1], int32
     pages: torch.Tensor  # [pages of all], int32, on the device
@@ -158,11 +159,12 @@ class _PageTable:
 
     @classmethod
     def of(cls, tables: list[Indices], lengths: Indices, pool: KvPool) -> "_PageTable":
-        pages = _int32(np.concatenate(tables))
+        device = pool.tensor.device
+        last_page_lengths = _int32((lengths - 1) % pool.page_size + 1)
         return cls(
-            offsets=_offsets([len(table) for table in tables]),
-            pages=pages.to(pool.tensor.device, non_blocking=True),
-            last_page_lengths=_int32((lengths - 1) % pool.page_size + 1),
+            offsets=pinned_for(device, _offsets([len(table) for table in tables])),
+            pages=upload(np.concatenate(tables), device, torch.int32),
+            last_page_lengths=pinned_for(device, last_page_lengths),
         )
 
 

@@ -49,12 +49,13 @@ def measure_costs(
 def _prefill_times(
     runner: TorchRunner, clock: Callable[[], float], budget_s: float
 ) -> list[tuple[int, float]]:
-    """(tokens, seconds) for as many lengths as the budget allows, the first one always."""
+    """(tokens, seconds) for as many lengths as the budget allows; always two, since one cannot tell
+    what is fixed in a step from what a token takes."""
     most = min(runner.pool.num_pages * runner.pool.page_size, runner.config.max_positions)
     deadline = clock() + budget_s
     times: list[tuple[int, float]] = []
     for length in sorted({min(length, most) for length in _PREFILL_LENGTHS}):
-        if times:
+        if len(times) > 1:
             previous, seconds = times[-1]
             if clock() + _REPEATS * seconds * length / previous > deadline:
                 break

@@ -16,6 +16,7 @@ from mserve.runtime.engine.attention import Attention, StepAttention
 from mserve.runtime.engine.batching import Batch
 from mserve.runtime.engine.inputs import StepInputs, padded_decodes
 from mserve.runtime.engine.kv_pool import KvPool
+from mserve.runtime.engine.launches import with_sampled
 from mserve.runtime.engine.models.llama import Llama
 
 Compute = Callable[[], torch.Tensor]
@@ -69,9 +70,10 @@ class DecodeGraphs:
             for size in reversed(self._sizes):  # smaller ones fit in the memory of the largest
                 self._buckets[size] = self._record(size, attention_of(size), record)
 
-    def logits(self, inputs: StepInputs) -> torch.Tensor | None:
-        """[rows, vocab] of a batch of decodes, valid until the next one; None if it has to run
-        unrecorded, because it has chunks or too many rows."""
+    def prepare(self, inputs: StepInputs, before: torch.Tensor | None = None) -> Compute | None:
+        """What computes the logits [rows, vocab] of a batch of decodes, valid until the next one;
+        None if it has to run unrecorded, because it has chunks or too many rows. `before`: the last
+        step's tokens, as in `TorchRunner.forward`."""
         num_rows = len(inputs.decode_lengths)
         if inputs.chunks or num_rows > self._sizes[-1]:
             return None
@@ -79,8 +81,11 @@ class DecodeGraphs:
         bucket = self._buckets[size]
         padded = self._padded(inputs, size)
         self._load(padded)
+        if before is not None:
+            token_ids = self._rows[0, :size]
+            token_ids.copy_(with_sampled(token_ids, before))
         bucket.step = bucket.attention.plan(padded)
-        return bucket.replay()[:num_rows]
+        return lambda: bucket.replay()[:num_rows]
 
     def replay_of(self, num_rows: int) -> Compute:
         """The recorded step that a batch of so many rows runs in, on what it had last: to time."""
@@ -106,7 +111,7 @@ class DecodeGraphs:
         return padded_decodes(inputs, size, self._pool.spare_page, self._pool.page_size)
 
     def _load(self, inputs: StepInputs) -> None:
-        """One copy to the device. The last step's is over: its tokens have been read since."""
+        """One copy to the device. Whoever prepares a step has waited until the last one's was read."""
         size = len(inputs.token_ids)
         rows = np.stack((inputs.token_ids, inputs.positions, inputs.slots))
         self._staged[:, :size] = torch.from_numpy(rows)

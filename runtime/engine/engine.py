@@ -49,7 +49,9 @@ class Engine:
         self._num_submitted = 0
         self._in_flight: list[Batch] = []  # planned and not committed, at most two
         self._num_planned = 0
-        self._foresight = Foresight()  # of the first in flight, while there are two
+        self._foresight = Foresight(
+            self._scheduler
+        )  # of the first in flight, while it has a second
         self._leaving = Leaving(self.cache)
         self._reports = Reports()
 
@@ -82,7 +84,7 @@ class Engine:
 
         At most one batch may be uncommitted. Then None may also mean that it has to be committed
         first; else its rows of sequences that turn out to have ended are computed in vain."""
-        if self._in_flight and not self._foresee():
+        if self._in_flight and not self._foresight.foresee(self._in_flight[-1]):
             return None
         for sequence in self._scheduler.make_room():
             self._fail(sequence, _never_fits(sequence, self.config))
@@ -295,19 +297,6 @@ class Engine:
         sequence.state = SequenceState.FINISHED
         self._leaving.add(sequence, self._num_planned)
         self._free()
-
-    def _foresee(self) -> bool:
-        """Makes ready to plan on the batch in flight. False if it has to be committed first."""
-        assert len(self._in_flight) == 1, "two batches are planned and not committed"
-        batch = self._in_flight[0]
-        if not self._foresight.can_foresee(batch):
-            return False
-        self._foresight.foresee(batch)
-        self._scheduler.expect(batch)
-        if self._scheduler.has_room():
-            return True
-        self._foresight.take_back()
-        return False
 
     def _is_first(self, batch: Batch) -> bool:
         return bool(self._in_flight) and batch is self._in_flight[0]

@@ -1,11 +1,12 @@
 """What a step that is under way will leave behind, as far as that is certain before its tokens are
 known: what the overlapped loop plans the next step on.
 
-Changes the sequences of a batch to what they will be, and back: `commit` finds them as `plan` left
-them. A token still to come stands as `unknown(row)`. Knows neither queues nor pages.
+Changes the sequences of a batch to what they will be, and back: the plain `commit` finds them as
+`plan` left them. A token still to come stands as `unknown(row)`. Knows no pages.
 """
 
 from mserve.runtime.engine.batching import Batch, unknown
+from mserve.runtime.engine.scheduler import Scheduler
 from mserve.runtime.engine.sequence import Sequence, SequenceState
 from mserve.runtime.messages import Sampling
 
@@ -20,16 +21,27 @@ def needs_tokens(sampling: Sampling) -> bool:
 class Foresight:
     """Of one batch at a time, between `foresee` and `take_back`."""
 
-    def __init__(self) -> None:
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
         self._before: list[tuple[Sequence, int, int]] = []  # num_computed and length of `tokens`
 
-    def can_foresee(self, batch: Batch) -> bool:
-        return not any(s.sampling is None or needs_tokens(s.sampling) for s in batch.sampled)
+    def foresee(self, batch: Batch) -> bool:
+        """As if the batch had been committed, except for what depends on its tokens' values.
 
-    def foresee(self, batch: Batch) -> None:
-        """As if the batch had been committed, except for what depends on its tokens' values. Those
-        that have ended since it was planned stay as they are."""
-        assert not self._before, "one batch is foreseen already"
+        False, and then nothing is foreseen, if a draw of the next step needs those, or if it takes a
+        preemption: pages are taken from nobody while a step may write them."""
+        assert not self._before, "two batches are planned and not committed"
+        if any(sequence.sampling and needs_tokens(sequence.sampling) for sequence in batch.sampled):
+            return False
+        self._change(batch)
+        self._scheduler.expect(batch)
+        if not self._scheduler.has_room():
+            self.take_back()
+            return False
+        return True
+
+    def _change(self, batch: Batch) -> None:
+        """Those that have ended since the batch was planned stay as they are."""
         for chunk in batch.prefill:
             if chunk.sequence.state is SequenceState.RUNNING:
                 self._move(chunk.sequence, chunk.end)

@@ -51,6 +51,8 @@ class MoveList:
 
     def take(self) -> Moves:
         """All of them; the list is empty then."""
+        if not (self._saves or self._restores or self._copies):
+            return NO_MOVES
         saves = tuple((page, host_page) for host_page, page in self._saves.items())
         moves = Moves(saves, tuple(self._restores), tuple(self._copies))
         self._saves, self._restores, self._copies = {}, [], []

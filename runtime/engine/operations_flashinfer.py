@@ -8,6 +8,7 @@ from collections.abc import Sequence as Items
 import flashinfer
 import torch
 
+from mserve.runtime.engine.launches import upload
 from mserve.runtime.engine.model_config import ModelConfig
 from mserve.runtime.engine.models.operations import Rotate
 from mserve.runtime.engine.models.rotary import rotary_tables
@@ -77,8 +78,8 @@ class FlashInferDraws:
             return tokens
         tokens = flashinfer.sampling.top_k_top_p_sampling_from_probs(
             probabilities,
-            torch.tensor(top_k, dtype=torch.int32, device=probabilities.device),
-            torch.tensor(top_p, dtype=torch.float32, device=probabilities.device),
+            upload(top_k, probabilities.device, torch.int32),
+            upload(top_p, probabilities.device, torch.float32),
             filter_apply_order="top_k_first",
             generator=self._generator,
         )

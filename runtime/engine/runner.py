@@ -3,8 +3,9 @@
 Implements `ModelRunner`. Decides nothing: which tokens, which pages and when is the batch's matter.
 """
 
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,20 @@ import torch
 
 from mserve.runtime.engine.attention import Attention
 from mserve.runtime.engine.backend import Backend, choose_backend, find_device, find_dtype
-from mserve.runtime.engine.batching import Batch, KvStore, LayerHook, StepOutOfMemory, StepOutput
+from mserve.runtime.engine.batching import (
+    Batch,
+    KvStore,
+    LaunchedStep,
+    LayerHook,
+    StepOutOfMemory,
+    StepOutput,
+)
 from mserve.runtime.engine.constraints import Constraints
 from mserve.runtime.engine.decode_graphs import DecodeGraphs
 from mserve.runtime.engine.distributions import Distributions
 from mserve.runtime.engine.inputs import StepInputs
 from mserve.runtime.engine.kv_pool import KvPool, bytes_per_token
+from mserve.runtime.engine.launches import Taken, TorchStep, upload, with_sampled
 from mserve.runtime.engine.memory import (
     DEFAULT_BYTES,
     free_bytes,
@@ -49,6 +58,7 @@ class TorchRunner:
     sampler: Sampler
     graphs: DecodeGraphs | None = None
     ranks: Ranks | None = None
+    taken: Taken = field(default_factory=Taken)
 
     @property
     def config(self) -> ModelConfig:
@@ -68,39 +78,47 @@ class TorchRunner:
     def run(self, batch: Batch, on_layer: LayerHook | None = None) -> StepOutput:
         """See `ModelRunner`. Raises StepOutOfMemory when torch has none left on a device, and
         RankFailure when the ranks cannot go on together."""
-        try:
-            with torch.inference_mode():
-                return self._run(batch, on_layer)
-        except torch.OutOfMemoryError as error:
-            problem = str(error).partition("\n")[0]
-        # Out here nothing holds the failed step's tensors any more.
-        torch.cuda.empty_cache()
-        raise StepOutOfMemory(problem)
+        with _memory_errors():
+            return self._launch(batch, None, on_layer).result()
 
-    def _run(self, batch: Batch, on_layer: LayerHook | None) -> StepOutput:
+    def launch(self, batch: Batch, before: LaunchedStep | None) -> TorchStep:
+        """See `LaunchingRunner`. Raises StepOutOfMemory."""
+        assert before is None or isinstance(before, TorchStep), "a step of another runner"
+        assert before is None or self.ranks is None, "ranks are told the tokens with the step"
+        with _memory_errors():
+            return self._launch(batch, before, None)
+
+    @torch.inference_mode()
+    def _launch(
+        self, batch: Batch, before: TorchStep | None, on_layer: LayerHook | None
+    ) -> TorchStep:
+        self.taken.wait()
         if self.ranks is not None:
             self.ranks.begin_moves(batch.moves)
         self.pool.move(batch.moves)
         if not batch.computes:
-            return StepOutput(tokens=[])
+            return TorchStep()
         inputs = StepInputs.of(batch, self.pool.page_size)
         if self.ranks is not None:
             on_layer = self.ranks.begin_step(inputs, on_layer)
-        logits = self._logits(inputs, on_layer)
+        logits = self._logits(inputs, None if before is None else before.sampled, on_layer)
         if logits is None:
-            return StepOutput(tokens=[])
-        distributions = Distributions.of(logits, batch.sampled)
-        tokens = self.sampler.sample(logits, batch.sampled)
-        return StepOutput(tokens=tokens, logprobs=distributions.logprobs(tokens))
+            return TorchStep()
+        sampled = batch.sampled
+        distributions = Distributions.of(logits, sampled)
+        return TorchStep.of(self.sampler.choose(logits, sampled), distributions)
 
-    def _logits(self, inputs: StepInputs, on_layer: LayerHook | None) -> torch.Tensor | None:
-        """[sampled rows, vocab]; None if no row is sampled."""
+    def _logits(
+        self, inputs: StepInputs, before: torch.Tensor | None, on_layer: LayerHook | None
+    ) -> torch.Tensor | None:
+        """[sampled rows, vocab]; None if no row is sampled. `before`: see `forward`."""
         if self.graphs is not None and on_layer is None:
-            logits = self.graphs.logits(inputs)
-            if logits is not None:
-                return logits
+            replay = self.graphs.prepare(inputs, before)
+            if replay is not None:
+                self.taken.mark(self.pool.tensor.device)
+                return replay()
         with nullcontext() if self.ranks is None else self.ranks.in_step():
-            hidden = self.forward(inputs, on_layer)
+            hidden = self.forward(inputs, on_layer, before)
         if not len(inputs.sampled_rows):
             return None
         if len(inputs.sampled_rows) < len(inputs.token_ids):
@@ -108,10 +126,18 @@ class TorchRunner:
         return self.model.logits(hidden)
 
     @torch.inference_mode()
-    def forward(self, inputs: StepInputs, on_layer: LayerHook | None) -> torch.Tensor:
-        """Hidden states [rows, hidden]; fills the pages on the way, layer by layer."""
+    def forward(
+        self, inputs: StepInputs, on_layer: LayerHook | None, before: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Hidden states [rows, hidden]; fills the pages on the way, layer by layer. `before` are the
+        tokens that the last step sampled, where they have not been waited for."""
         step = self.attention.plan(inputs)
         slots = self._on_device(inputs.slots)
+        positions = self._on_device(inputs.positions)
+        token_ids = self._on_device(inputs.token_ids)
+        self.taken.mark(self.pool.tensor.device)
+        if before is not None:
+            token_ids = with_sampled(token_ids, before)
 
         def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             self.pool.append(layer, slots, k, v)
@@ -119,12 +145,23 @@ class TorchRunner:
                 on_layer(layer)
             return step.attend(layer, q, k, v)
 
-        return self.model.forward(
-            self._on_device(inputs.token_ids), self._on_device(inputs.positions), attend
-        )
+        return self.model.forward(token_ids, positions, attend)
 
     def _on_device(self, indices: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(indices).to(self.pool.tensor.device)
+        return upload(indices, self.pool.tensor.device)
+
+
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    """Raises StepOutOfMemory for torch's."""
+    try:
+        yield
+        return
+    except torch.OutOfMemoryError as error:
+        problem = str(error).partition("\n")[0]
+    # Out here nothing holds the failed step's tensors any more.
+    torch.cuda.empty_cache()
+    raise StepOutOfMemory(problem)
 
 
 def load_runner(

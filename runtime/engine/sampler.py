@@ -13,6 +13,7 @@ import torch
 from xxhash import xxh3_64_intdigest
 
 from mserve.runtime.engine.constraints import Constraints
+from mserve.runtime.engine.launches import upload
 from mserve.runtime.engine.penalties import penalize
 from mserve.runtime.engine.sequence import Sequence
 from mserve.runtime.messages import Sampling
@@ -44,6 +45,11 @@ class Sampler:
 
     def sample(self, logits: torch.Tensor, sequences: Items[Sequence]) -> list[int]:
         """logits [rows, vocab], which this may overwrite -> one token per row."""
+        tokens: list[int] = self.choose(logits, sequences).tolist()
+        return tokens
+
+    def choose(self, logits: torch.Tensor, sequences: Items[Sequence]) -> torch.Tensor:
+        """The same: [rows], on the device of the logits, which nobody waits for if it can be."""
         samplings = [sampling_of(sequence) for sequence in sequences]
         penalize(logits, sequences)
         for row, (sequence, sampling) in enumerate(zip(sequences, samplings, strict=True)):
@@ -52,7 +58,7 @@ class Sampler:
             if sampling.grammar:
                 assert self._constraints is not None, "a grammar needs the model's vocabulary"
                 self._constraints.apply(logits[row], sequence, list(self._eos_ids))
-        tokens: list[int] = logits.argmax(dim=-1).tolist()
+        tokens = logits.argmax(dim=-1)
         drawn = [
             row for row, sampling in enumerate(samplings) if sampling.temperature > _GREEDY_BELOW
         ]
@@ -61,9 +67,10 @@ class Sampler:
             (sorted(fast), self._draw_unseeded),
             ([row for row in drawn if row not in fast], self._draw),
         ):
-            draws = draw(logits[rows], [sequences[row] for row in rows]) if rows else []
-            for row, token in zip(rows, draws, strict=True):
-                tokens[row] = token
+            if rows:
+                index = upload(rows, logits.device)
+                draws = draw(logits[index], [sequences[row] for row in rows])
+                tokens.index_copy_(0, index, draws.to(tokens.dtype))
         return tokens
 
     def _is_fast(self, sampling: Sampling) -> bool:
@@ -71,19 +78,18 @@ class Sampler:
         is_simple = sampling.seed is None and not sampling.min_p and sampling.top_p > 0
         return self._unseeded is not None and is_simple
 
-    def _draw_unseeded(self, logits: torch.Tensor, sequences: Items[Sequence]) -> list[int]:
+    def _draw_unseeded(self, logits: torch.Tensor, sequences: Items[Sequence]) -> torch.Tensor:
         assert self._unseeded is not None, "no row is fast without a device's way to draw"
         samplings = [sampling_of(sequence) for sequence in sequences]
         temperatures = _column([sampling.temperature for sampling in samplings], logits)
         scaled = logits.float() / temperatures.float()
-        tokens: list[int] = self._unseeded(scaled.softmax(dim=-1), samplings).tolist()
-        return tokens
+        return self._unseeded(scaled.softmax(dim=-1), samplings)
 
     def _ends(self, sampling: Sampling, vocab: int) -> list[int]:
         eos_ids = () if sampling.ignore_eos else self._eos_ids
         return [token for token in (*eos_ids, *sampling.stop_token_ids) if 0 <= token < vocab]
 
-    def _draw(self, logits: torch.Tensor, sequences: Items[Sequence]) -> list[int]:
+    def _draw(self, logits: torch.Tensor, sequences: Items[Sequence]) -> torch.Tensor:
         """Inverse-CDF sampling. Candidates keep the vocabulary's order: sorted by probability, two
         near equals could change places with a rounding error and a fixed draw would hit the other.
         """
@@ -95,8 +101,7 @@ class Sampler:
         # The total stands in for 1, so nothing is renormalised; the draw is below it, hence on a
         # token of positive probability.
         draws = _column(uniform, logits) * cumulative[:, -1:]
-        tokens: list[int] = torch.searchsorted(cumulative, draws, right=True).view(-1).tolist()
-        return tokens
+        return torch.searchsorted(cumulative, draws, right=True).view(-1)
 
     def _uniform(self, sequence: Sequence) -> float:
         """In [0, 1). The position is the token's in the whole sequence, so that a request that is
@@ -133,7 +138,8 @@ def truncated(probabilities: torch.Tensor, samplings: Items[Sampling]) -> torch.
     top_k = [samplings[row].top_k for row in rows]
     limits = _column([k if k > 0 else vocab for k in top_k], probabilities)
     shares = _column([samplings[row].top_p for row in rows], probabilities)
-    chosen = probabilities[rows]
+    index = upload(rows, probabilities.device)
+    chosen = probabilities[index]
     ordered = _descending(chosen)
     ranks = torch.arange(vocab, device=chosen.device)
     ordered = ordered.masked_fill(ranks >= limits, 0.0)
@@ -141,7 +147,7 @@ def truncated(probabilities: torch.Tensor, samplings: Items[Sampling]) -> torch.
     kept = (ranks < limits) & (before < shares * ordered.sum(dim=-1, keepdim=True))
     last = kept.sum(dim=-1, keepdim=True).clamp_(min=1) - 1  # [chosen, 1]
     chosen = chosen.masked_fill(chosen < ordered.gather(-1, last), 0.0)
-    return probabilities.index_copy(0, torch.tensor(rows, device=chosen.device), chosen)
+    return probabilities.index_copy(0, index, chosen)
 
 
 def _without_unlikely(probabilities: torch.Tensor, samplings: Items[Sampling]) -> torch.Tensor:
@@ -162,4 +168,4 @@ def _descending(rows: torch.Tensor) -> torch.Tensor:
 
 def _column(values: list[float] | list[int], like: torch.Tensor) -> torch.Tensor:
     """[rows, 1] in float64 on the device of `like`."""
-    return torch.tensor(values, dtype=torch.float64, device=like.device)[:, None]
+    return upload(values, like.device, torch.float64)[:, None]

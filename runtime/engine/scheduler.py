@@ -196,7 +196,9 @@ class Scheduler:
         """Steps until one of `decode` reaches its length or memory runs out. Until then nothing
         changes for those who wait either: decodes only take pages."""
         most = min(self._config.max_repeat, *(self._steps_left(s) for s in decode))
-        low = 1
+        if most == 1 or self._pages_lacking(decode, most) <= self._cache.num_available:
+            return most
+        low, most = 1, most - 1
         while low < most:
             middle = (low + most + 1) // 2
             if self._pages_lacking(decode, middle) <= self._cache.num_available:

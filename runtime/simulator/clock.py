@@ -34,6 +34,11 @@ class VirtualClock:
         """In this instant, after what is ready already."""
         self._loop.call_soon(call)
 
+    def remind(self, delay_s: float, call: Callable[[], object]) -> Timer:
+        """Once, and as a daemon: nobody waits for it."""
+        with self._loop.daemon():
+            return self._loop.call_later(delay_s, call)
+
     def every(self, interval_s: float, call: Callable[[], object]) -> Timer:
         assert interval_s > 0, "A periodic timer needs a positive interval."
         with self._loop.daemon():

@@ -9,7 +9,9 @@ from mserve.runtime.engine.config import EngineConfig
 from mserve.runtime.errors import ConfigError
 from mserve.runtime.simulator.hardware import Hardware
 from mserve.runtime.simulator.links import LinkSpec
+from mserve.runtime.simulator.measured_cost import MeasuredCost
 from mserve.runtime.simulator.priced_worker import WorkerSpec
+from mserve.runtime.simulator.profile import Profile
 from mserve.runtime.simulator.step_cost import HardwareCost, Link
 
 
@@ -42,15 +44,48 @@ def plan_workers(
     hardware: Hardware,
 ) -> list[WorkerSpec]:
     """Every worker, pool by pool; `counts` goes before what pools say. Raises ConfigError."""
-    known = [pool.name for pool in pools]
-    for name in counts:
-        if name not in known:
-            raise ConfigError(f"The strategy has no pool '{name}'; it has {', '.join(known)}.")
+    _check_names(pools, counts)
     return [
         spec
         for pool in pools
         for spec in _pool_workers(pool, counts.get(pool.name, pool.workers), options, hardware)
     ]
+
+
+def plan_measured(
+    pools: Sequence[PoolSpec], counts: Mapping[str, int], profile: Profile
+) -> list[WorkerSpec]:
+    """As `plan_workers`, of workers that are all like those that were measured. Raises ConfigError."""
+    _check_names(pools, counts)
+    cost, link = MeasuredCost(profile), profile.link
+    spec = LinkSpec(link.bytes_per_s, link.kv_bytes_per_token, link.num_layers)
+    return [
+        WorkerSpec(f"{pool.name}-{index}", pool.name, engine, cost, profile.reported, spec)
+        for pool in pools
+        for engine in [_with_settings(_measured_engine(profile), pool, link.kv_bytes_per_token)]
+        for index in range(counts.get(pool.name, pool.workers))
+    ]
+
+
+def _measured_engine(profile: Profile) -> EngineConfig:
+    limits = profile.limits
+    return EngineConfig(
+        num_pages=limits.num_pages,
+        page_size=limits.page_size,
+        max_model_len=limits.max_model_len,
+        max_batch_tokens=limits.max_batch_tokens,
+        chunk_tokens=min(limits.chunk_tokens, limits.max_batch_tokens),
+        max_running=limits.max_running,
+        max_sequences=100_000,
+        max_repeat=MAX_REPEAT,
+    )
+
+
+def _check_names(pools: Sequence[PoolSpec], counts: Mapping[str, int]) -> None:
+    known = [pool.name for pool in pools]
+    for name in counts:
+        if name not in known:
+            raise ConfigError(f"The strategy has no pool '{name}'; it has {', '.join(known)}.")
 
 
 def _pool_workers(
@@ -87,10 +122,10 @@ def _engine(pool: PoolSpec, cost: HardwareCost, options: WorkerOptions) -> Engin
         max_sequences=options.max_sequences,
         max_repeat=MAX_REPEAT,
     )
-    return _with_settings(config, pool, cost)
+    return _with_settings(config, pool, cost.kv_bytes_per_token)
 
 
-def _with_settings(config: EngineConfig, pool: PoolSpec, cost: HardwareCost) -> EngineConfig:
+def _with_settings(config: EngineConfig, pool: PoolSpec, kv_bytes_per_token: float) -> EngineConfig:
     """What the strategy says of the pool."""
     settings = pool.settings
     if isinstance(batch := settings.get("batch"), dict):
@@ -103,6 +138,6 @@ def _with_settings(config: EngineConfig, pool: PoolSpec, cost: HardwareCost) -> 
     if isinstance(cache := settings.get("prefix_cache"), dict):
         config = replace(config, prefix_cache=cache["kind"] != "none")
     if isinstance(size := settings.get("host_cache"), int | float):
-        page_bytes = cost.kv_bytes_per_token * config.page_size
+        page_bytes = kv_bytes_per_token * config.page_size
         config = replace(config, host_pages=int(cast(float, size) // page_bytes))
     return config

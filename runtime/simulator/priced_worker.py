@@ -5,9 +5,10 @@ blocks. Knows neither the router nor what becomes of its answers.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 from mserve.runtime.cluster.membership import (
     KvLayout,
@@ -17,7 +18,7 @@ from mserve.runtime.cluster.membership import (
     WorkerStats,
 )
 from mserve.runtime.cost import CostProfile
-from mserve.runtime.engine.batching import Pages
+from mserve.runtime.engine.batching import Pages, StepCost
 from mserve.runtime.engine.config import EngineConfig
 from mserve.runtime.engine.engine import Engine
 from mserve.runtime.errors import RequestError, WorkerLost
@@ -25,8 +26,7 @@ from mserve.runtime.messages import Frame, PlanCall
 from mserve.runtime.simulator.clock import EPOCH_S, VirtualClock
 from mserve.runtime.simulator.links import Links, LinkSpec
 from mserve.runtime.simulator.loop import VirtualLoop
-from mserve.runtime.simulator.runs import RunDriver
-from mserve.runtime.simulator.step_cost import HardwareCost
+from mserve.runtime.simulator.runs import Run, RunDriver
 from mserve.runtime.simulator.streams import Stream
 from mserve.runtime.worker import ipc
 from mserve.runtime.worker.admission import keeps_connection
@@ -34,6 +34,18 @@ from mserve.runtime.worker.announcer import Announcer
 from mserve.runtime.worker.service import WorkerService
 
 LAYOUT = KvLayout("priced", "priced", "none", 1, 1, 1)
+
+OnRun = Callable[[str, Run, float], None]
+
+
+class WorkerCost(StepCost, Protocol):
+    """What a worker's steps take, and what it costs to have it; 0 where that is not known."""
+
+    @property
+    def tensor_parallel(self) -> int: ...
+
+    @property
+    def usd_per_s(self) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +55,7 @@ class WorkerSpec:
     name: str
     pool: str
     engine: EngineConfig
-    cost: HardwareCost
+    cost: WorkerCost
     profile: CostProfile
     link: LinkSpec
 
@@ -58,6 +70,7 @@ class Surroundings:
     registry: Registry
     index: PrefixIndex
     latency_s: float  # between router and worker, one way
+    on_run: OnRun | None = None  # told of every worker's runs of steps, and when they ended
 
 
 class UnmovedKv:
@@ -94,7 +107,10 @@ class PricedWorker:
             fingerprint=LAYOUT.fingerprint,
             unix_s=lambda now: now + EPOCH_S,
         )
-        self.driver = RunDriver(self.service, transport, around.clock, spec.cost, self._deliver)
+        on_run = None if around.on_run is None else partial(around.on_run, spec.name)
+        self.driver = RunDriver(
+            self.service, transport, around.clock, spec.cost, self._deliver, on_run
+        )
         self._announcer = Announcer(
             self.info,
             around.registry,
@@ -186,7 +202,6 @@ class PricedWorker:
             stream.flush()
 
     def _stats(self) -> WorkerStats:
-        self.driver.tick()
         return self.service.stats().stats
 
     async def _snapshot(self) -> ipc.Snapshot:

@@ -7,7 +7,7 @@ came about.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from mserve.runtime.simulator.simulation import Result, WorkerUse
+from mserve.runtime.simulator.results import Result, WorkerUse
 from mserve.runtime.traffic.outcomes import Goals, summarize
 from mserve.runtime.traffic.report import aligned, run_json, run_table, share_text
 
@@ -33,7 +33,8 @@ class PoolUse:
 
 @dataclass(frozen=True, slots=True)
 class Uses:
-    """What a run took. `usd_per_million_tokens` is of output; None without any."""
+    """What a run took. `usd_per_million_tokens` is of output; None without any, or
+    where nobody knows what workers cost."""
 
     cache: CacheShares
     pools: Sequence[PoolUse]
@@ -48,7 +49,7 @@ def uses(result: Result) -> Uses:
         _shares(result),
         _pool_uses(result.workers, summary.span_s),
         result.transferred_bytes / 1e9,
-        usd / summary.num_output * 1e6 if summary.num_output else None,
+        usd / summary.num_output * 1e6 if usd and summary.num_output else None,
     )
 
 

@@ -19,6 +19,7 @@ from mserve.runtime.worker import ipc
 from mserve.runtime.worker.service import WorkerService
 
 Command = Callable[[float], None]  # of the time
+TICK_S = 0.25  # between looks at what time alone has done, while there is nothing to run
 
 
 @dataclass(slots=True)
@@ -54,7 +55,8 @@ class Run:
 
 
 class RunDriver:
-    """Drives one service until it is killed; `deliver` takes what the worker's front must know."""
+    """Drives one service until it is killed; `deliver` takes what the worker's front must know,
+    `on_run` is told of each run and when it ended."""
 
     def __init__(
         self,
@@ -63,16 +65,19 @@ class RunDriver:
         clock: VirtualClock,
         cost: StepCost,
         deliver: Callable[[list[ipc.Event]], None],
+        on_run: Callable[[Run, float], None] | None = None,
     ) -> None:
         self._service = service
         self._transport = transport
         self._clock = clock
         self._cost = cost
         self._deliver = deliver
+        self._on_run = on_run
         self._commands: deque[Command] = deque()
         self._run: Run | None = None
         self._is_due = False  # a turn is
         self._is_hooked = False  # KV of the running step goes out
+        self._is_reminded = False
         self.is_dead = False
         self.num_steps = 0
         self.num_runs = 0
@@ -102,11 +107,6 @@ class RunDriver:
         else:
             self.wake()
 
-    def tick(self) -> None:
-        """Time alone may have an effect: leases run out. A step that runs is not disturbed."""
-        if self._run is None and self._service.num_sessions:
-            self.wake()
-
     def kill(self) -> None:
         self.is_dead = True
         if self._run is not None and self._run.timer is not None:
@@ -129,6 +129,16 @@ class RunDriver:
             self._deliver(events)
         if batch is not None:
             self._begin(batch, now)
+        elif self._service.num_sessions and not self._is_reminded:
+            self._is_reminded = True
+            self._clock.remind(TICK_S, self._tick)
+
+    def _tick(self) -> None:
+        """Time alone may have an effect on those who wait for others: leases run out, plans give way.
+        The process looks every so often, too."""
+        self._is_reminded = False
+        if self._run is None:
+            self.wake()
 
     def _begin(self, batch: Batch, now: float) -> None:
         first_s, slope_s = self._cost.step_time(batch)
@@ -162,5 +172,7 @@ class RunDriver:
         self.num_steps += run.steps
         now = self._clock.now()
         self.busy_s += now - run.begin_s
+        if self._on_run is not None:
+            self._on_run(run, now)
         self._service.commit(run.batch, StepOutput(steps=run.steps), now)
         self._turn()

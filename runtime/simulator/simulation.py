@@ -9,15 +9,10 @@ result, bit for bit, in every process.
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, closing
-from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
 
-from xxhash import xxh3_64
-
 from mserve.compiler.observe import Strategy
-from mserve.compiler.plan import StartGenerate
-from mserve.runtime.blocks import block_keys
 from mserve.runtime.cluster.membership import WorkerInfo
 from mserve.runtime.cluster.prefix_index import MemoryPrefixIndex
 from mserve.runtime.cluster.registry import MemoryRegistry
@@ -30,14 +25,14 @@ from mserve.runtime.router.history import History
 from mserve.runtime.router.live import Adapter, LiveStrategy
 from mserve.runtime.router.placement import Placement, check_observes
 from mserve.runtime.router.plans import PlanLog, PlanRecord
-from mserve.runtime.router.requests import GenerationRequest
 from mserve.runtime.router.reservations import Reservations
-from mserve.runtime.simulator.clock import EPOCH_S, VirtualClock
+from mserve.runtime.simulator.clock import VirtualClock
 from mserve.runtime.simulator.faults import Kill
 from mserve.runtime.simulator.links import Links
 from mserve.runtime.simulator.loop import VirtualLoop
-from mserve.runtime.simulator.priced_worker import PricedWorker, Surroundings, WorkerSpec
+from mserve.runtime.simulator.priced_worker import OnRun, PricedWorker, Surroundings, WorkerSpec
 from mserve.runtime.simulator.requests import request_of
+from mserve.runtime.simulator.results import CacheUse, Result, judged, use_of
 from mserve.runtime.traffic.arrivals import Arrival
 from mserve.runtime.traffic.outcomes import Outcome
 
@@ -45,49 +40,9 @@ REST_S = 60.0  # of virtual time: within it everything is given back after the l
 PROGRESS_REQUESTS = 200
 
 
-@dataclass(frozen=True, slots=True)
-class CacheUse:
-    """Tokens of one prompt that were cached: anywhere in the fleet, at a worker of its plan, and
-    that were in the end not computed."""
-
-    available: int
-    routed: int
-    delivered: int
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerUse:
-    """What one worker did. `busy_s` is time with a step under way."""
-
-    name: str
-    pool: str
-    busy_s: float
-    num_steps: int
-    num_runs: int
-    usd_per_s: float
-
-
-@dataclass(slots=True)
-class Result:
-    """What came of a simulation. Outcomes are in the order of arrival, cache uses beside them."""
-
-    outcomes: list[Outcome] = field(default_factory=list)
-    cache: list[CacheUse] = field(default_factory=list)
-    workers: list[WorkerUse] = field(default_factory=list)
-    transferred_bytes: float = 0.0
-    num_events: int = 0
-
-    @property
-    def digest(self) -> str:
-        """The same for the same run, in every process."""
-        state = xxh3_64()
-        for entry in (*self.outcomes, *self.cache, *self.workers):
-            state.update(repr(entry).encode())
-        return state.hexdigest()
-
-
 class Simulation:
-    """Used once: `run`. `latency_s` is one way between router and worker."""
+    """Used once: `run`. `latency_s` is one way between router and worker; `request_s` what a request
+    of so many prompt tokens takes beside the workers' steps, before it is placed."""
 
     def __init__(
         self,
@@ -96,18 +51,23 @@ class Simulation:
         *,
         faults: Sequence[Kill] = (),
         latency_s: float = 2e-4,
+        request_s: Callable[[int], float] = lambda num_prompt: 0.0,
+        on_run: OnRun | None = None,
     ) -> None:
         """Raises ConfigError for a strategy that observes what the router cannot tell, and for a
         fault of a worker that is not there."""
         _check_faults(faults, specs)
         self._faults = faults
         self._specs = specs
+        self._request_s = request_s
         self._loop = loop = VirtualLoop()
         self._clock = clock = VirtualClock(loop)
         self._links = Links(clock, latency_s=max(spec.profile.transfer_base_s for spec in specs))
         self._index = MemoryPrefixIndex(max_workers=len(specs))
         registry = MemoryRegistry(clock)
-        self._around = Surroundings(loop, clock, self._links, registry, self._index, latency_s)
+        self._around = Surroundings(
+            loop, clock, self._links, registry, self._index, latency_s, on_run
+        )
         self._workers: dict[str, PricedWorker] = {}  # by incarnation
         self._reservations = Reservations(clock)
         history = History(clock)
@@ -201,20 +161,15 @@ class Simulation:
 
     async def _request(self, arrival: Arrival, number: int, due_s: float) -> None:
         request = request_of(arrival, number)
-        cached = await self._cached(request)
         error = ""
+        if (overhead_s := self._request_s(arrival.num_prompt)) > 0:
+            await self._clock.sleep(overhead_s)
         try:
             await self._executor.execute(request, _Reader())
         except RequestError as failure:
             error = failure.kind
         record = self._ended.pop(request.id)
-        self._outcomes[number] = _judge(record, due_s, error, cached)
-
-    async def _cached(self, request: GenerationRequest) -> dict[str, int]:
-        """Tokens of the prompt's longest cached prefix, by worker."""
-        size = self._fleet.snapshot.block_tokens or 1
-        found = await self._index.lookup(block_keys(request.tokens, size))
-        return {worker: blocks * size for worker, blocks in found.items()}
+        self._outcomes[number] = judged(record, due_s, error)
 
     def _kill(self, name: str) -> None:
         for worker in self._workers.values():
@@ -251,7 +206,7 @@ class Simulation:
         return Result(
             [outcome for outcome, _ in ordered],
             [cache for _, cache in ordered],
-            [_use(worker) for worker in self._workers.values()],
+            [use_of(worker) for worker in self._workers.values()],
             self._links.num_bytes,
             self._loop.num_callbacks,
         )
@@ -294,40 +249,3 @@ class _Reader:
 
     async def finish(self, finish: Finish) -> None:
         """The record has it."""
-
-
-def _judge(
-    record: PlanRecord, due_s: float, error: str, cached: dict[str, int]
-) -> tuple[Outcome, CacheUse]:
-    finish, first_s, ended_s = record.finish, record.first_token_s, record.ended_s
-    assert ended_s is not None, "a plan that is over has ended"
-    plan = record.attempts[-1].decision.plan if record.attempts else None
-    steps = plan.steps if plan is not None else ()
-    worker = next((step.worker for step in steps[::-1] if isinstance(step, StartGenerate)), "")
-    outcome = Outcome(
-        arrival_s=due_s,
-        first_token_s=None if first_s is None else first_s - EPOCH_S,
-        ended_s=max(due_s, ended_s - EPOCH_S),
-        num_prompt=record.prompt_tokens,
-        num_output=finish.completion_tokens if finish else 0,
-        cached=finish.cached_tokens if finish else 0,
-        route=plan.route if plan is not None else "",
-        worker=worker,
-        error=error,
-    )
-    most = record.prompt_tokens - 1  # the last token is always computed
-    routed = max((cached.get(step.worker, 0) for step in steps), default=0)
-    available = max(cached.values(), default=0)
-    return outcome, CacheUse(min(most, available), min(most, routed), outcome.cached)
-
-
-def _use(worker: PricedWorker) -> WorkerUse:
-    driver = worker.driver
-    return WorkerUse(
-        worker.spec.name,
-        worker.spec.pool,
-        driver.busy_s,
-        driver.num_steps,
-        driver.num_runs,
-        worker.spec.cost.usd_per_s,
-    )

@@ -40,6 +40,7 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     max_sequences: int = 4096
     max_model_len: int | None = None  # None: the model's own
     threads: int = 1
+    overlap: bool = False  # plan a step while the one before runs; not with several ranks
     lease_s: float = 10.0
     checksum_kv: bool = False
     cost_cache: str = ""  # a folder; "": costs are measured at each start

@@ -1,9 +1,9 @@
 """The engine process of a worker: one thread, one loop, no HTTP.
 
-    take commands -> progress transfers -> plan -> run the model -> commit -> emit events
+    take commands -> progress transfers -> plan, run the model, commit -> emit events
 
 Owns the socket to the HTTP process and the order in which things happen; startup.py builds what it
-drives. It ends when the HTTP process does, and the other way round.
+drives, steps.py how the model is run. It ends when the HTTP process does, and the other way round.
 """
 
 import json
@@ -11,25 +11,21 @@ import logging
 import selectors
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from mserve.runtime.cost import CostProfile
-from mserve.runtime.engine.batching import Batch, ModelRunner, StepOutOfMemory
-from mserve.runtime.engine.drift import CostDrift
 from mserve.runtime.errors import EngineFailure, RequestError
 from mserve.runtime.messages import Problem
 from mserve.runtime.transport.base import Transport
 from mserve.runtime.worker import ipc
 from mserve.runtime.worker.service import WorkerService
+from mserve.runtime.worker.steps import Steps
 
 logger = logging.getLogger("mserve.engine")
 
 STATS_INTERVAL_S = 0.5
 TICK_S = 0.25  # leases are looked at this often
-# What a request can make torch or numpy raise. Anything else is ours, and ends the process.
-RUNNER_ERRORS = (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 class EngineProcess:
@@ -39,17 +35,15 @@ class EngineProcess:
         self,
         channel: socket.socket,
         service: WorkerService,
-        runner: ModelRunner,
+        steps: Steps,
         transport: Transport,
-        cost: CostProfile,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         channel.setblocking(False)
         self._channel = channel
         self._service = service
-        self._runner = runner
+        self._steps = steps
         self._transport = transport
-        self._drift = CostDrift(cost)
         self._clock = clock
         self._incoming = bytearray()
         self._outgoing = bytearray()
@@ -65,45 +59,10 @@ class EngineProcess:
             self._read_commands()
             self._tick()
             self._service.progress(self._clock())
-            stepped = self._step()
+            stepped = self._steps.step()
             self._write_events()
             if not stepped:
                 self._sleep()
-
-    def _step(self) -> bool:
-        batch = self._service.plan(self._clock())
-        if batch is None:
-            return False
-        hook = self._layer_done if self._service.wants_layers else None
-        began = self._clock()
-        try:
-            output = self._runner.run(batch, hook)
-        except RUNNER_ERRORS as error:
-            logger.exception("the model could not run a batch")
-            is_full = isinstance(error, StepOutOfMemory)
-            culprits = _newest(batch) if is_full else self._culprits(batch, error)
-            self._service.abandon(batch, culprits, self._clock())
-        else:
-            now = self._clock()
-            self._drift.observe(batch, now - began)
-            self._service.commit(batch, output, now)
-        return True
-
-    def _culprits(self, batch: Batch, error: Exception) -> dict[str, RequestError]:
-        """Whose plans a failed batch ends: those that fail alone too, else all of them."""
-        found: dict[str, RequestError] = {}
-        for key, part in _parts(batch):
-            try:
-                self._runner.run(part)
-            except RUNNER_ERRORS as alone:
-                found[key] = EngineFailure(f"The model could not run this request: {alone}")
-        return found or {
-            key: EngineFailure(f"The model could not run: {error}") for key, _ in _parts(batch)
-        }
-
-    def _layer_done(self, layer: int) -> None:
-        self._service.layer_done(layer, self._clock())
-        self._service.progress(self._clock())
 
     def _tick(self) -> None:
         now = self._clock()
@@ -116,7 +75,7 @@ class EngineProcess:
 
     def _stats(self) -> ipc.Stats:
         found = self._service.stats()
-        drift = self._drift
+        drift = self._steps.drift
         stats = replace(found.stats, prefill_drift=drift.prefill, decode_drift=drift.decode)
         return replace(found, stats=stats)
 
@@ -216,28 +175,3 @@ class EngineProcess:
                 self._closed = True
                 return
             del self._outgoing[:sent]
-
-
-def _newest(batch: Batch) -> dict[str, RequestError]:
-    """Those that came last and are a quarter of the batch's rows: the older ones may fit without
-    them, and a few steps settle how many do. Alone each would, which tells nothing."""
-    rows = [(chunk.end - chunk.begin, chunk.sequence) for chunk in batch.prefill]
-    rows += [(1, sequence) for sequence in batch.decode]
-    total, dropped = sum(count for count, _ in rows), 0
-    found: dict[str, RequestError] = {}
-    for count, sequence in sorted(rows, key=lambda row: row[1].order, reverse=True):
-        if 4 * dropped >= total:
-            break
-        found[sequence.key] = EngineFailure(
-            "The device had no memory left for this request beside older ones."
-        )
-        dropped += count
-    return found
-
-
-def _parts(batch: Batch) -> Iterator[tuple[str, Batch]]:
-    """The batch one sequence at a time."""
-    for chunk in batch.prefill:
-        yield chunk.sequence.key, Batch((chunk,), ())
-    for sequence in batch.decode:
-        yield sequence.key, Batch((), (sequence,))

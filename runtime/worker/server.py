@@ -238,6 +238,9 @@ def _describe(config: WorkerConfig, ready: ipc.Ready, listener: socket.socket) -
         cost=ready.cost,
         pid=os.getpid(),
         gpus=config.engine.gpus,
+        max_batch_tokens=config.engine.max_batch_tokens,
+        chunk_tokens=config.engine.chunk_tokens,
+        max_running=config.engine.max_running,
     )
 
 

@@ -66,7 +66,7 @@ class WorkerService:
         self._sessions = self._journal.sessions
         self._tickets = Tickets(self, kv, transport, incarnation, fingerprint, lease_s)
         self._sends = Sends(self, kv, transport, worker, fingerprint, checksum=checksum_kv)
-        self._sends_hooked = False
+        self._hooked: Batch | None = None  # planned, with KV that sends wait for
         self._num_malformed = 0
         self.draining = False
 
@@ -165,7 +165,7 @@ class WorkerService:
         if self._give_way(now) and batch is None:
             batch = self._engine.plan(now)
             self._relay(now)
-        self._sends_hooked = batch is not None and self._sends.begin_step(batch)
+        self._hooked = batch if batch is not None and self._sends.begin_step(batch) else None
         return batch
 
     def _give_way(self, now: float) -> bool:
@@ -194,22 +194,27 @@ class WorkerService:
 
     @property
     def wants_layers(self) -> bool:
-        """Sends wait for KV of the running batch: call `layer_done` at every layer."""
-        return self._sends_hooked
+        """Sends wait for KV of the batch planned last: call `layer_done` at every layer."""
+        return self._hooked is not None
 
     def layer_done(self, layer: int, now: float) -> None:
         self._sends.layer_done(layer, now)
 
     def commit(self, batch: Batch, output: StepOutput, now: float) -> None:
         self._engine.commit(batch, output, now)
-        self._sends.end_step()
+        self._end_step(batch)
         self._relay(now)
 
     def abandon(self, batch: Batch, errors: dict[str, RequestError], now: float) -> None:
         """The runner failed: the plans in `errors` end, for the others the step is done again."""
         self._engine.abandon(batch, errors)
-        self._sends.end_step()
+        self._end_step(batch)
         self._relay(now)
+
+    def _end_step(self, batch: Batch) -> None:
+        if batch is self._hooked:
+            self._hooked = None
+            self._sends.end_step()
 
     def progress(self, now: float) -> None:
         """Moves KV on and handles what arrived."""

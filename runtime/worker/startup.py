@@ -26,6 +26,7 @@ from mserve.runtime.worker import ipc
 from mserve.runtime.worker.process import EngineProcess
 from mserve.runtime.worker.pulse import start_pulse
 from mserve.runtime.worker.service import WorkerService
+from mserve.runtime.worker.steps import OverlappedSteps, Steps
 
 if TYPE_CHECKING:
     from mserve.runtime.engine.runner import TorchRunner
@@ -61,7 +62,9 @@ def _serve(channel: socket.socket) -> int:
         return 2
     channel.sendall(ipc.encode_frame([ready]))
     try:
-        EngineProcess(channel, service, runner, transport, ready.cost).run()
+        kind = OverlappedSteps if config.overlap and config.gpus == 1 else Steps
+        steps = kind(service, runner, ready.cost, time.monotonic)
+        EngineProcess(channel, service, steps, transport).run()
     finally:
         transport.close()
         runner.close()

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from mserve.runtime import cli
+from mserve.runtime.simulator import probing
+from mserve.runtime.simulator.profile import read_profile
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +102,28 @@ def test_ctrl_c_shows_what_there_is(server: Any) -> None:
     assert process.returncode == 130
     assert "time to first token" in out
     assert "Interrupted" in err
+
+
+def test_a_cluster_is_calibrated_and_simulated(
+    server: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(probing, "LENGTHS", (16, 128))
+    monkeypatch.setattr(probing, "BATCHES", (1, 2))
+    monkeypatch.setattr(probing, "REPEATS", 1)
+    profile = str(tmp_path / "profile.json")
+    assert cli.main(["calibrate", server.url, "-o", profile]) == 0
+    assert "a step of answers only" in capsys.readouterr().out
+    found = read_profile(Path(profile))
+    assert (
+        found.limits.num_pages * found.limits.page_size * found.link.kv_bytes_per_token == 32 << 20
+    )
+    assert {point.cached for point in found.prompts} >= {0, 127}
+    spec = ("--trace", "poisson:rate=2,input=100,output=4,num=10", "--format", "json")
+    assert cli.main(["simulate", "data_parallel", "--profile", profile, *spec]) == 0
+    assert json.loads(capsys.readouterr().out)["num_finished"] == 10
+    assert (
+        cli.main(["simulate", "data_parallel", "--profile", profile, *spec, "--gpu", "l40s"]) == 2
+    )

@@ -1,10 +1,11 @@
 """`cached_tokens` is what no engine computed: compared with what the engines' own reports add up to, under
-every strategy that two clusters can serve, whatever became of a prompt before."""
+every strategy that can be served, whatever became of a prompt before."""
 
 import http.client
 import json
 import os
 import random
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -20,7 +21,8 @@ import pytest
 NUM_PROMPT = 333  # tokens; blocks have 16
 BLOCK_TOKENS = 16
 OPERATOR = "operator"
-QUICK = {"preble_live", "handoff", "migration", "prefill_decode", "preble_pd"}
+UNSERVED = {"aligned"}  # the router says so
+QUICK = {"fetch", "preble_live", "handoff", "migration", "prefill_decode", "preble_pd"}
 FOLDER = Path(str(files("mserve.strategies")))
 FETCH = """strategy fetch "answers where nothing is cached, with what is fetched from where it is"
 
@@ -37,16 +39,22 @@ route fetched {
 
 
 def texts() -> dict[str, str]:
-    shipped = {path.stem: path.read_text("utf-8") for path in sorted(FOLDER.glob("*.mserve"))}
-    return {**shipped, "fetch": FETCH}
+    """Strategies by name, all over the pools `prefill` and `decode`, so that one cluster will do."""
+    paths = [path for path in sorted(FOLDER.glob("*.mserve")) if path.stem not in UNSERVED]
+    shipped = {path.stem: path.read_text("utf-8") for path in paths}
+    shipped["pipeline_prefill"] = shipped["pipeline_prefill"].replace("workers = 3", "workers = 1")
+    return {name: over_decode(text) for name, text in {**shipped, "fetch": FETCH}.items()}
 
 
-def cases(*, split: bool) -> list[Any]:
-    """Strategies over a pool of prefill workers, or over one pool; all but a few only in `make chaos`."""
-    names = [name for name, text in texts().items() if ("\npool prefill" in text) is split]
+def over_decode(text: str) -> str:
+    """A strategy of one pool, `workers`, over the pool `decode`."""
+    return text if "\npool decode" in text else re.sub(r"\bworkers\b(?! = \d+ })", "decode", text)
+
+
+def cases() -> list[Any]:
+    """All but a few only in `make chaos`."""
     return [
-        pytest.param(name, marks=[] if name in QUICK | {"fetch"} else pytest.mark.chaos)
-        for name in names
+        pytest.param(name, marks=[] if name in QUICK else pytest.mark.chaos) for name in texts()
     ]
 
 
@@ -122,7 +130,7 @@ class Site:
 
     def resumed(self, prompt: list[int]) -> Asked:
         """Streamed, its worker killed when the answer had begun."""
-        body = {"model": "mserve-tiny", "prompt": prompt, "max_tokens": 1200, "ignore_eos": True}
+        body = {"model": "mserve-tiny", "prompt": prompt, "max_tokens": 400, "ignore_eos": True}
         streamed = {**body, "stream": True, "stream_options": {"include_usage": True}}
         with self._connection() as line:
             line.request("POST", "/v1/completions", json.dumps(streamed))
@@ -155,24 +163,16 @@ def fresh(num_tokens: int) -> list[int]:
     return random.choices(range(100, 2000), k=num_tokens)
 
 
-def site(serve: Any, strategy: str, *pools: str) -> Iterator[Site]:
-    counts = [argument for pool in pools for argument in ("--cluster", pool)]
-    flags = ["--kv-memory", "64MiB", "--threads", "1"]
-    with serve(strategy, *counts, *flags, env={"MSERVE_ADMIN_TOKEN": OPERATOR}) as server:
+@pytest.fixture(scope="module")
+def site(serve: Any) -> Iterator[Site]:
+    flags = ["--cluster", "prefill=1", "--cluster", "decode=2"]
+    flags += ["--kv-memory", "64MiB", "--threads", "1"]
+    with serve("prefill_decode", *flags, env={"MSERVE_ADMIN_TOKEN": OPERATOR}) as server:
         yield Site(server)
 
 
-@pytest.fixture(scope="module")
-def single(serve: Any) -> Iterator[Site]:
-    yield from site(serve, "data_parallel", "workers=2")
-
-
-@pytest.fixture(scope="module")
-def split(serve: Any) -> Iterator[Site]:
-    yield from site(serve, "prefill_decode", "prefill=1", "decode=2")
-
-
-def check(site: Site, name: str) -> None:
+@pytest.mark.parametrize("name", cases())
+def test_cached_is_what_no_engine_computed(site: Site, name: str) -> None:
     site.follow(texts()[name])
     prompt = fresh(NUM_PROMPT)
     cold = site.ask(prompt)
@@ -189,47 +189,51 @@ def check(site: Site, name: str) -> None:
     assert half.cached <= NUM_PROMPT // 2
 
 
-@pytest.mark.parametrize("name", cases(split=False))
-def test_cached_is_what_no_engine_computed(single: Site, name: str) -> None:
-    check(single, name)
-
-
-@pytest.mark.parametrize("name", cases(split=True))
-def test_cached_is_what_no_engine_computed_in_two_pools(split: Site, name: str) -> None:
-    check(split, name)
-
-
-def test_what_was_computed_elsewhere_for_this_request_was_not_cached(split: Site) -> None:
-    split.follow(texts()["prefill_decode"])
-    asked = split.ask(fresh(NUM_PROMPT))
+def test_what_was_computed_elsewhere_for_this_request_was_not_cached(site: Site) -> None:
+    site.follow(texts()["prefill_decode"])
+    asked = site.ask(fresh(NUM_PROMPT))
     assert asked.num_received == NUM_PROMPT - 1
     assert asked.cached == 0
 
 
-def test_what_was_cached_elsewhere_was(single: Site) -> None:
+def test_what_was_cached_elsewhere_was(site: Site) -> None:
     prompt = fresh(NUM_PROMPT)
-    single.follow(texts()["data_parallel"])
-    single.ask(prompt)
-    single.ask_until_known(prompt[:-50] + fresh(50))
-    single.follow(FETCH)
-    asked = single.ask(prompt)
+    site.follow(texts()["data_parallel"])
+    site.ask(prompt)
+    site.ask_until_known(prompt[:-50] + fresh(50))
+    site.follow(texts()["fetch"])
+    asked = site.ask(prompt)
     assert asked.num_received > 0
     assert asked.cached == NUM_PROMPT - asked.num_computed > 0
 
 
-@pytest.mark.parametrize("pools", ["single", "split"])
-def test_what_a_lost_worker_computed_counts(pools: str, request: pytest.FixtureRequest) -> None:
-    """It cannot report any more: its answer had begun, so it had computed all that it had not found."""
-    site: Site = request.getfixturevalue(pools)
-    site.follow(texts()["least_loaded" if pools == "single" else "prefill_decode"])
+def lost_and_done_again(asked: Asked) -> int:
+    """What the first attempt's worker had computed when it was killed, and the last one's computed. The
+    first cannot report any more: but its answer had begun, so it was all that it had not found."""
+    first, *_, last = asked.plan["attempts"]
+    assert first is not last, "the answer was over before its worker was killed"
+    before, after = first["steps"][-1], last["steps"][-1]
+    lost: int = NUM_PROMPT - max(before["matched"], before["begin"])
+    sent = sum(computed(s, NUM_PROMPT) for s in asked.steps if s["op"] == "remote_send")
+    return lost + sent + max(0, int(after["computed"]) - int(before["generated"]))
+
+
+def test_what_a_lost_worker_found_and_the_next_one_too_was_cached(site: Site) -> None:
     prompt = fresh(NUM_PROMPT)
-    for is_warm in (False, True):
-        asked = site.resumed(prompt)
-        first, *_, last = asked.plan["attempts"]
-        assert first is not last, "the answer was over before its worker was killed"
-        before, after = first["steps"][-1], last["steps"][-1]
-        lost = NUM_PROMPT - max(before["matched"], before["begin"])
-        again = max(0, after["computed"] - before["generated"])
-        sent = sum(computed(s, NUM_PROMPT) for s in asked.steps if s["op"] == "remote_send")
-        assert asked.cached == max(0, NUM_PROMPT - lost - again - sent)
-        assert is_warm or asked.cached == 0
+    site.follow(texts()["data_parallel"])
+    site.ask(prompt)
+    site.ask_until_known(prompt[:-50] + fresh(50))
+    site.follow(texts()["fetch"])
+    site.ask(prompt)  # now both workers have it
+    site.follow(texts()["least_loaded"])
+    asked = site.resumed(prompt)
+    assert asked.cached == NUM_PROMPT - lost_and_done_again(asked)
+    assert asked.cached > NUM_PROMPT - 3 * BLOCK_TOKENS
+
+
+@pytest.mark.chaos
+def test_what_a_lost_worker_computed_was_not_cached(site: Site) -> None:
+    site.follow(texts()["prefill_decode"])
+    asked = site.resumed(fresh(NUM_PROMPT))
+    assert lost_and_done_again(asked) >= NUM_PROMPT
+    assert asked.cached == 0

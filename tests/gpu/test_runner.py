@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from mserve.runtime.engine.batching import Batch, Chunk, StepOutOfMemory
+from mserve.runtime.engine.batching import Batch, Chunk, StepOutOfMemory, unknown
 from mserve.runtime.engine.inputs import StepInputs
+from mserve.runtime.engine.launches import TorchStep
 from mserve.runtime.engine.memory import largest_batch
 from mserve.runtime.engine.runner import TorchRunner, load_runner
 from mserve.runtime.engine.sequence import Sequence
@@ -86,6 +87,28 @@ def decode(runner: TorchRunner, sequences: Items[Sequence], steps: int) -> None:
             sequence.tokens.append(token)
 
 
+def decode_ahead(runner: TorchRunner, sequences: Items[Sequence], steps: int) -> None:
+    """The same; every step is launched before the tokens of the one before are read."""
+    before: TorchStep | None = None
+    for _ in range(steps):
+        step = runner.launch(Batch((), tuple(sequences)), before)
+        if before is not None:
+            fill_in(sequences, before)
+        for row, sequence in enumerate(sequences):
+            sequence.num_computed += 1
+            sequence.tokens.append(unknown(row))
+        before = step
+    if before is not None:
+        fill_in(sequences, before)
+
+
+def fill_in(sequences: Items[Sequence], step: TorchStep) -> None:
+    drawn = step.result().tokens
+    assert drawn is not None
+    for sequence, token in zip(sequences, drawn, strict=True):
+        sequence.tokens[-1] = token
+
+
 def test_greedy_tokens_equal_transformers_in_float32() -> None:
     runner, model = runner_of("float32"), reference(torch.float32)
     sequences = make_sequences([prompt(length) for length in LENGTHS])
@@ -132,13 +155,27 @@ def test_recorded_steps_equal_launched_ones(count: int) -> None:
     decode(runner, sequences, 3)
     inputs = StepInputs.of(Batch((), tuple(sequences)), 16)
     with torch.inference_mode():
-        recorded = runner.graphs.logits(inputs)
-        assert recorded is not None
-        recorded = recorded.float().clone()
+        replay = runner.graphs.prepare(inputs)
+        assert replay is not None
+        recorded = replay().float().clone()
         launched = runner.model.logits(runner.forward(inputs, None)).float()
     torch.testing.assert_close(recorded, launched, atol=0.1, rtol=0.02)
     off = (recorded - launched).pow(2).mean().sqrt()
     assert off < 0.02 * launched.std(), off
+
+
+@pytest.mark.parametrize("graphs", [True, False])
+@pytest.mark.parametrize("count", [1, 7, 32])
+def test_steps_that_nobody_waits_for_answer_alike(count: int, graphs: bool) -> None:
+    """They take their tokens from the device; what goes up for one disturbs none before it."""
+    runner = runner_of("bfloat16", graphs)
+    prompts = [prompt(5 + 23 * index) for index in range(count)]
+    plain, ahead = make_sequences(prompts), make_sequences(prompts)
+    prefill(runner, plain)
+    decode(runner, plain, NUM_TOKENS - 1)
+    prefill(runner, ahead)
+    decode_ahead(runner, ahead, NUM_TOKENS - 1)
+    assert [list(s.tokens) for s in ahead] == [list(s.tokens) for s in plain]
 
 
 def test_answers_do_not_depend_on_what_ran_before() -> None:

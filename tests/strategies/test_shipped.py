@@ -43,6 +43,10 @@ SITUATIONS: dict[str, tuple[PlanRequest, ...]] = {
         PlanRequest(givens=[LONG, "prefill_backlog(prefill[0]) = 1s"]),
         PlanRequest(givens=[LONG, "cached(decode[0]) = 1000"]),
     ),
+    "deflect_chunked": (
+        PlanRequest(givens=[LONG, "prefill_backlog(prefill[0]) = 1s"]),
+        PlanRequest(givens=[LONG, "prefill_backlog(decode[0]) = 200ms"]),
+    ),
     "handoff": (
         PlanRequest(cluster=["workers = 2"], givens=[LONG, "load(workers[1]) = 1s"]),
         PlanRequest(

@@ -6,9 +6,16 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from msgspec import to_builtins
+from msgspec.structs import replace
 
 from mserve.runtime.cli import main
-from mserve.runtime.cluster.view import ClusterView, PoolView, WorkerView, decode_view
+from mserve.runtime.cluster.view import (
+    ClusterView,
+    PoolView,
+    PromptsView,
+    WorkerView,
+    decode_view,
+)
 
 
 def worker(name: str, state: str, load_s: float) -> WorkerView:
@@ -111,6 +118,18 @@ def test_status_is_a_table_of_workers(said: Captured) -> None:
         "2",
     ]
     assert "pool 'decode' has no worker that takes requests" in out
+
+
+def test_status_says_what_caches_saved(said: Captured) -> None:
+    view = replace(
+        VIEW, prompts=PromptsView(20_000, available=18_000, routed=12_000, delivered=11_000)
+    )
+    with answering(json.dumps(to_builtins(view)).encode()) as address:
+        assert main(["status", address]) == 0
+    assert said()[0].splitlines()[-1] == (
+        "of 20,000 prompt tokens, 90% were cached on some worker, 60% on a chosen one, and 55% were not "
+        "computed again"
+    )
 
 
 @pytest.mark.parametrize("form", ["http://{}", "{}/", "http://{}/v1", "http://{}/v1/"])

@@ -1,6 +1,7 @@
 """`mserve simulate` and `mserve compare` as a person types them."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,22 @@ def test_strategies_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "<svg" in page.read_text()
 
 
+def test_the_steps_as_a_chrome_trace(tmp_path: Path) -> None:
+    out = tmp_path / "trace.json"
+    assert simulate("prefill_decode", "--chrome", str(out)) == 0
+    events = json.loads(out.read_text())["traceEvents"]
+    lanes = [event["args"]["name"] for event in events if event["name"] == "thread_name"]
+    assert lanes == ["decode-0", "prefill-0"]
+    steps = [event for event in events if event["ph"] == "X"]
+    prefilled = [event["args"]["prompt tokens"] for event in steps if event["tid"] == 1]
+    answered = sum(event["args"]["steps"] * event["args"]["answers"] for event in steps)
+    assert sum(prefilled) == 20 * 799
+    assert answered == 20 * 9  # the first token is a prefill's
+    by_lane = sorted((event["tid"], event["ts"], event["dur"]) for event in steps)
+    for (lane, begin, length), (other, after, _) in pairwise(by_lane):
+        assert lane != other or begin + length <= after + 0.01
+
+
 def test_a_worker_that_dies_takes_no_request_with_it(capsys: pytest.CaptureFixture[str]) -> None:
     fault = ("--cluster", "workers=2", "--fault", "kill workers-1 at 1s")
     assert simulate("data_parallel", *fault, "--format", "json") == 0
@@ -86,6 +103,21 @@ def test_what_is_wrong_is_said(
     words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert simulate("data_parallel", *words) == 2
+    assert message in said(capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--cluster", "wrkers=2"), "None of these strategies has a pool 'wrkers'"),
+        (("--set", "head=2"), "None of these strategies has a param 'head'"),
+        (("--seeds", "0"), "--seeds must be at least 1"),
+    ],
+)
+def test_what_is_wrong_with_a_comparison_is_said(
+    words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", "data_parallel", "balanced", "--trace", TRACE, *words]) == 2
     assert message in said(capsys)
 
 

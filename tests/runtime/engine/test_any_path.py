@@ -15,6 +15,7 @@ from mserve.runtime.engine.batching import Batch
 from mserve.runtime.engine.config import EngineConfig
 from mserve.runtime.engine.events import BlocksChanged, Generated, SequenceFailed
 from mserve.runtime.engine.fake_runner import FakeWorker
+from mserve.runtime.engine.lazy_runner import LazyRunner, LazyStep
 from mserve.runtime.engine.sequence import Receive, Sequence, SequenceState
 from mserve.runtime.errors import EngineFailure
 from mserve.runtime.messages import (
@@ -65,6 +66,8 @@ class EngineMachine(RuleBasedStateMachine):
         self.worker = FakeWorker(self.config)
         self.engine = self.worker.engine
         self.batch: Batch | None = None
+        self.running: LazyStep | None = None
+        self.runner = LazyRunner(self.worker.runner)
         self.num_plans = 0
         self.expected: dict[str, Expected] = {}
         self.index: set[int] = set()
@@ -135,6 +138,7 @@ class EngineMachine(RuleBasedStateMachine):
             self.engine.arrived(sequence.key, receive.ticket, 0.0)
 
     def fill(self, sequence: Sequence, receive: Receive, end: int) -> None:
+        self.runner.catch_up()
         begin = max(receive.begin, sequence.num_matched)
         rows = array("i", [*sequence.tokens[begin:end], *range(begin, end)])
         for layer in range(self.worker.runner.num_layers):
@@ -148,11 +152,16 @@ class EngineMachine(RuleBasedStateMachine):
         sequence, receive = data.draw(st.sampled_from(self.receives(SequenceState.FINISHED)))
         self.engine.drop_receive(sequence.key, receive.ticket, 0.0)
 
-    @precondition(lambda self: any(s.sends and s.sends[0].computed for s in self.live()))
+    def sending(self) -> list[Sequence]:
+        """A send that is done reads no more: its pages may be gone."""
+        sends = [(s, s.sends[0]) for s in self.live() if s.sends]
+        return [sequence for sequence, send in sends if send.computed and not send.done]
+
+    @precondition(lambda self: self.sending())
     @rule(data=st.data())
     def finish_a_send(self, data: st.DataObject) -> None:
-        senders = [s for s in self.live() if s.sends and s.sends[0].computed]
-        sequence = data.draw(st.sampled_from(senders))
+        sequence = data.draw(st.sampled_from(self.sending()))
+        self.runner.catch_up()
         copy = bytearray(8 * sequence.sends[0].end)
         self.worker.runner.read(sequence.pages, 0, 0, sequence.sends[0].end, memoryview(copy))
         sent = list(array("i", bytes(copy)))[: sequence.sends[0].end]
@@ -216,12 +225,13 @@ class EngineMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """All transfers come to their end, and then all answers."""
-        if self.batch is not None:
+        while self.batch is not None:
             self.commit()
         for sequence, receive in self.receives(SequenceState.FINISHED):
             self.engine.opened(sequence.key, receive.ticket, 0.0)
         for _ in range(10_000):
-            self.plan()
+            if self.batch is None:
+                self.plan()
             if self.batch is not None:
                 self.commit()
             elif not self.finish_transfers():
@@ -238,16 +248,41 @@ class EngineMachine(RuleBasedStateMachine):
         for sequence, receive in receives:
             self.fill(sequence, receive, receive.end)
             self.engine.arrived(sequence.key, receive.ticket, 0.0)
-        sends = [s for s in self.live() if s.sends and s.sends[0].computed and not s.sends[0].done]
-        for sequence in sends:
+        sending = self.sending()
+        for sequence in sending:
             self.engine.send_done(sequence.key, "s", 0.0)
-        return bool(receives or sends)
+        return bool(receives or sending)
 
     def check_answer(self, key: str, expected: Expected) -> None:
         length = min(expected.max_tokens, self.config.max_model_len - len(expected.tokens))
         assert self.worker.answer(key) == self.worker.expected_answer(expected.tokens, length)
         events = [e for e in self.worker.events if isinstance(e, Generated) and e.key == key]
         assert [e.finished for e in events] == [None] * (length - 1) + ["length"]
+
+
+class OverlappedMachine(EngineMachine):
+    """A step is launched before the one before it is committed, and done as late as it may."""
+
+    host_pages = 6
+
+    @precondition(lambda self: self.batch is None)
+    @rule()
+    def plan(self) -> None:
+        self.batch = self.engine.plan(0.0)
+        if self.batch is not None:
+            self.running = self.runner.launch(self.batch, None)
+        self.drain()
+
+    @precondition(lambda self: self.batch is not None)
+    @rule()
+    def commit(self) -> None:
+        batch, running = self.batch, self.running
+        assert batch is not None
+        assert running is not None
+        self.batch = self.engine.plan(0.0)
+        self.running = None if self.batch is None else self.runner.launch(self.batch, running)
+        self.engine.commit(batch, running.result(), 0.0)
+        self.drain()
 
 
 class HostTierMachine(EngineMachine):
@@ -269,6 +304,8 @@ class LargestPagesMachine(EngineMachine):
 SETTINGS = settings(max_examples=30, stateful_step_count=50, deadline=None)
 TestEngineMachine = EngineMachine.TestCase
 TestEngineMachine.settings = SETTINGS
+TestOverlappedMachine = OverlappedMachine.TestCase
+TestOverlappedMachine.settings = SETTINGS
 TestHostTierMachine = HostTierMachine.TestCase
 TestHostTierMachine.settings = SETTINGS
 TestLargePagesMachine = LargePagesMachine.TestCase

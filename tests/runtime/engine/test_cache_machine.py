@@ -250,8 +250,14 @@ class LargestPagesMachine(CacheMachine):
     page_size, num_pages, host_pages, stretch = 16, 5, 2, 3
 
 
-def _two_bit_keys(tokens: bytes, size: int, salt: bytes) -> list[int]:
-    return [4 * index + key % 4 for index, key in enumerate(block_keys(tokens, size, salt))]
+def _two_bit_keys(tokens: bytes, size: int, salt: bytes, parent: int | None) -> list[int]:
+    keys: list[int] = []
+    for begin in range(0, len(tokens) - 4 * size + 1, 4 * size):
+        key = block_keys(tokens[begin : begin + 4 * size], size, salt, parent)[0]
+        index = 0 if parent is None else parent // 4 + 1
+        parent = 4 * index + key % 4
+        keys.append(parent)
+    return keys
 
 
 def _num_common(tokens: list[int], prefix: Prefix) -> int:

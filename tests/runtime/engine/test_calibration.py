@@ -59,12 +59,13 @@ def test_known_costs_are_found() -> None:
     assert found.kv_bytes_per_token == truth().kv_bytes_per_token
 
 
-def test_a_slow_model_is_measured_at_fewer_lengths() -> None:
-    """Here the shortest prefill alone is over the budget: one point, spread over its tokens."""
+def test_a_slow_model_is_measured_at_two_lengths() -> None:
+    """Though the shortest prefill alone is over the budget: what is fixed is not spread over tokens."""
     timed = TimedRunner(load_runner(TINY, num_pages=128), truth(scale=1000.0))
     found = measure_costs(timed, timed.clock, budget_s=0.5)  # type: ignore[arg-type]
     assert found.prefill_pair_s == 0
     assert found.prefill_time(16) == pytest.approx(truth(1000.0).prefill_time(16), rel=1e-2)
+    assert found.prefill_base_s == pytest.approx(truth(1000.0).prefill_base_s, rel=0.05)
 
 
 def test_a_real_model_on_little_memory() -> None:

@@ -20,6 +20,7 @@ from mserve.runtime.engine.events import (
     StepStarted,
 )
 from mserve.runtime.engine.fake_runner import FakeWorker
+from mserve.runtime.engine.sequence import Sequence
 from mserve.runtime.errors import (
     BadRequest,
     Conflict,
@@ -117,6 +118,15 @@ def test_a_salt_keeps_prompts_apart() -> None:
         worker.submit(plan, PROMPT, start(), salt=salt)
         worker.run()
     assert of_kind(worker, SequenceDone)[-1].matched == 0
+
+
+def test_a_form_ends_an_answer_before_min_tokens() -> None:
+    """The sampler lets an end through only where the form is complete."""
+    sampling = Sampling(max_tokens=8, min_tokens=5, grammar="a form")
+    sequence = Sequence("k", array("i", [*PROMPT, 7]), len(PROMPT), sampling=sampling)
+    assert sequence.finish_reason(frozenset({7}), 1000) == "stop"
+    sequence.tokens[-1] = 8
+    assert sequence.finish_reason(frozenset({7}), 1000) is None
 
 
 def test_eos_and_stop_tokens_end_an_answer_after_min_tokens() -> None:
@@ -445,6 +455,7 @@ def test_the_protocol_of_plan_and_commit_is_asserted() -> None:
     worker.submit("a", PROMPT, start())
     batch = worker.engine.plan(0.0)
     assert batch is not None
+    assert worker.engine.plan(0.0) is not None, "one batch may be uncommitted"
     with pytest.raises(AssertionError, match="not committed"):
         worker.engine.plan(0.0)
     worker.engine.commit(batch, worker.runner.run(batch), 0.0)

@@ -71,6 +71,17 @@ def test_cached_is_looked_up_only_if_the_strategy_asks(kit: Any) -> None:
     assert run(main) == [0, 48]
 
 
+def test_what_is_cached_is_counted_although_the_strategy_does_not_ask(kit: Any) -> None:
+    async def main() -> Any:
+        bench = Bench(kit, "workers-0", "workers-1")
+        await bench.store("workers-0", 2)
+        await bench.store("workers-1", 5)
+        return (await bench.place()).cached
+
+    found = run(main)
+    assert (found.available, found.routed) == (80, 32)
+
+
 def test_the_last_token_is_never_cached(kit: Any) -> None:
     async def main() -> Any:
         bench = Bench(kit, "workers-0", observes=frozenset({"cached"}))

@@ -9,11 +9,14 @@ import pytest
 
 from mserve.compiler.pipeline import CompiledStrategy
 from mserve.runtime.cli.strategies import checked, compiled_text
+from mserve.runtime.simulator.faults import Kill
 from mserve.runtime.simulator.hardware import load_hardware
 from mserve.runtime.simulator.loop import Deadlock, SimulationError
 from mserve.runtime.simulator.pools import WorkerOptions, plan_workers
+from mserve.runtime.simulator.results import Result
 from mserve.runtime.simulator.runs import Run, RunDriver
-from mserve.runtime.simulator.simulation import Result, Simulation
+from mserve.runtime.simulator.simulation import Simulation
+from mserve.runtime.simulator.step_cost import HardwareCost
 from mserve.runtime.traffic.arrivals import Arrival, unlike_any
 from mserve.runtime.traffic.outcomes import summarize
 from mserve.runtime.traffic.spec import traffic
@@ -22,6 +25,7 @@ SPEC = "poisson:rate=20,input=500,output=40,num=150"
 SHARED = "preble-toolbench:rate=20,num=120,zipf=1.1"
 LATENCY_S = 2e-4
 OPTIONS = WorkerOptions()
+COST = HardwareCost.named(load_hardware(), OPTIONS.gpu, OPTIONS.model)
 
 
 def strategy(name: str) -> CompiledStrategy:
@@ -47,31 +51,27 @@ def one(num_prompt: int, num_output: int, at_s: float = 0.0, content: int = 0) -
 
 def test_a_lone_request_takes_its_prefill_its_decodes_and_the_latencies() -> None:
     result = simulate("data_parallel", [one(3000, 2)], {"workers": 1})
-    cost = plan_workers(strategy("data_parallel").pools, {}, OPTIONS, load_hardware())[0].cost
     (outcome,) = result.outcomes
-    assert outcome.ttft_s == pytest.approx(cost.prefill_time(3000) + 2 * LATENCY_S, abs=2e-6)
-    assert outcome.tpot_s == pytest.approx(cost.decode_time([3001]), abs=2e-6)
+    assert outcome.ttft_s == pytest.approx(COST.prefill_time(3000) + 2 * LATENCY_S, abs=2e-6)
+    assert outcome.tpot_s == pytest.approx(COST.decode_time([3001]), abs=2e-6)
     assert (outcome.num_prompt, outcome.num_output, outcome.error) == (3000, 2, "")
 
 
 def test_a_disaggregated_request_hides_its_transfer_but_for_the_last_layer() -> None:
     result = simulate("prefill_decode", [one(4000, 1)], {"prefill": 1, "decode": 1})
-    spec = plan_workers(strategy("prefill_decode").pools, {}, OPTIONS, load_hardware())[0]
-    prefill_s = spec.cost.prefill_time(3999)
-    whole_s = spec.cost.transfer_time(3999)
+    prefill_s, whole_s = COST.prefill_time(3999), COST.transfer_time(3999)
     ttft_s = result.outcomes[0].ttft_s
     assert ttft_s is not None
-    rest_s = ttft_s - prefill_s - spec.cost.prefill_time(1, 3999)
+    rest_s = ttft_s - prefill_s - COST.prefill_time(1, 3999)
     assert 0 < rest_s < 0.25 * whole_s + 10 * LATENCY_S
-    assert result.transferred_bytes == 3999 * spec.cost.kv_bytes_per_token
+    assert result.transferred_bytes == 3999 * COST.kv_bytes_per_token
 
 
 def test_waiting_times_are_those_of_queueing_theory() -> None:
     """One worker, prompts only, served one by one: M/D/1, where the mean wait is
     rho / (2 (1 - rho)) services (Pollaczek and Khinchine)."""
     options = replace(OPTIONS, max_batch_tokens=2000, chunk_tokens=2000)
-    cost = plan_workers(strategy("data_parallel").pools, {}, options, load_hardware())[0].cost
-    service_s = cost.prefill_time(2000)
+    service_s = COST.prefill_time(2000)
     rate = 0.6 / service_s
     spec = f"poisson:rate={rate},input=2000,output=1,num=1500"
     summary = summarize(
@@ -99,6 +99,25 @@ def test_every_request_ends_and_everything_is_given_back(name: str, counts: dict
     assert not any(outcome.error for outcome in result.outcomes)
 
 
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [("data_parallel", {"workers": 2}), ("prefill_decode", {"prefill": 1, "decode": 1})],
+)
+def test_runs_of_steps_end_when_single_steps_would(name: str, counts: dict[str, int]) -> None:
+    chosen = strategy(name)
+    specs = plan_workers(chosen.pools, counts, OPTIONS, load_hardware())
+    small = [replace(spec, engine=replace(spec.engine, num_pages=200)) for spec in specs]
+    single = [replace(spec, engine=replace(spec.engine, max_repeat=1)) for spec in small]
+    runs, steps = (Simulation(chosen, each).run(traffic(SPEC, seed=5)) for each in (small, single))
+    assert sum(worker.num_runs for worker in runs.workers) < 0.7 * sum(
+        worker.num_steps for worker in steps.workers
+    )
+    for run, step in zip(runs.outcomes, steps.outcomes, strict=True):
+        assert run.first_token_s == pytest.approx(step.first_token_s, abs=1e-6)
+        assert run.ended_s == pytest.approx(step.ended_s, abs=1e-6)
+        assert (run.worker, run.cached) == (step.worker, step.cached)
+
+
 def test_what_is_delivered_was_available() -> None:
     result = simulate("preble_live", traffic(SHARED, seed=3), {"workers": 4})
     total = sum(use.delivered for use in result.cache)
@@ -106,13 +125,29 @@ def test_what_is_delivered_was_available() -> None:
     assert sum(use.routed for use in result.cache) <= sum(use.available for use in result.cache)
 
 
-def test_little_memory_ends_no_request() -> None:
-    """A cache of two prompts: admission waits, decodes are preempted."""
-    chosen = strategy("data_parallel")
-    specs = plan_workers(chosen.pools, {"workers": 2}, OPTIONS, load_hardware())
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [("data_parallel", {"workers": 2}), ("prefill_decode", {"prefill": 2, "decode": 2})],
+)
+def test_little_memory_ends_no_request(name: str, counts: dict[str, int]) -> None:
+    """A cache of two prompts: admission waits, decodes are preempted, plans give way to others."""
+    chosen = strategy(name)
+    specs = plan_workers(chosen.pools, counts, OPTIONS, load_hardware())
     small = [replace(spec, engine=replace(spec.engine, num_pages=20)) for spec in specs]
     result = Simulation(chosen, small).run(traffic(SPEC, seed=1))
     assert not any(outcome.error for outcome in result.outcomes)
+
+
+@pytest.mark.parametrize("victim", ["prefill-1", "decode-0"])
+def test_a_worker_that_dies_takes_no_request_with_it(victim: str) -> None:
+    chosen = strategy("prefill_decode")
+    counts = {"prefill": 2, "decode": 2}
+    specs = plan_workers(chosen.pools, counts, OPTIONS, load_hardware())
+    result = Simulation(chosen, specs, faults=[Kill(victim, 2.0)]).run(traffic(SPEC, seed=1))
+    assert not any(outcome.error for outcome in result.outcomes)
+    late = [outcome.worker for outcome in result.outcomes if outcome.arrival_s > 5.0]
+    assert late
+    assert victim not in late
 
 
 def test_a_prompt_that_never_fits_fails_alone() -> None:

@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 import xxhash
 
+from mserve.runtime.cost import CostProfile
 from mserve.runtime.engine.batching import Batch, LayerHook, Pages, StepOutput
 from mserve.runtime.engine.config import EngineConfig
 from mserve.runtime.engine.engine import Engine
+from mserve.runtime.engine.lazy_runner import LazyRunner
 from mserve.runtime.engine.moves import Moves
 from mserve.runtime.errors import RequestError
 from mserve.runtime.messages import (
@@ -36,11 +38,13 @@ from mserve.runtime.transport.ucx import UcxTransport
 from mserve.runtime.transport.ucx_endpoint import LOOPBACK_OPTIONS
 from mserve.runtime.worker import ipc
 from mserve.runtime.worker.service import WorkerService
+from mserve.runtime.worker.steps import OverlappedSteps
 
 PAGE_SIZE = 4
 NUM_LAYERS = 3
 VOCABULARY = 97
 Cell = tuple[int, int]  # token, position
+COST = CostProfile(1e-3, 1e-5, 0.0, 1e-3, 1e-4, 1e-4, 1e9, 1024)
 
 
 class HashedKv:
@@ -98,6 +102,25 @@ class HashedModel:
         return StepOutput(tokens=[next_token(sequence.tokens) for sequence in batch.sampled])
 
 
+class OrderedKv:
+    """The KV as transfers find it: after all that the runner was asked for before."""
+
+    num_layers = NUM_LAYERS
+    bytes_per_token_layer = 8
+
+    def __init__(self, kv: HashedKv, runner: LazyRunner) -> None:
+        self._kv = kv
+        self._runner = runner
+
+    def read(self, pages: Pages, layer: int, begin: int, end: int, out: memoryview) -> None:
+        self._runner.catch_up()
+        self._kv.read(pages, layer, begin, end, out)
+
+    def write(self, pages: Pages, layer: int, begin: int, end: int, data: memoryview) -> None:
+        self._runner.catch_up()
+        self._kv.write(pages, layer, begin, end, data)
+
+
 def next_token(tokens: Iterable[int]) -> int:
     return xxhash.xxh32_intdigest(pack_tokens(tuple(tokens))) % VOCABULARY
 
@@ -117,6 +140,9 @@ class Worker:
     engine: Engine
     service: WorkerService
     model: HashedModel
+    runner: LazyRunner
+    kv: OrderedKv
+    steps: OverlappedSteps | None = None  # None: the plain loop
     alive: bool = True
     events: list[ipc.Event] = field(default_factory=list)
 
@@ -147,9 +173,13 @@ class Worker:
 
 class Cluster:
     """Workers driven in turn, one step each, on a clock that the test moves. `join` makes their
-    transports, on the loopback unless one is given."""
+    transports, on the loopback unless one is given. With `overlaps`, each plans a step while the one
+    before is not done."""
 
-    def __init__(self, join: Callable[[], Transport] | None = None) -> None:
+    def __init__(
+        self, join: Callable[[], Transport] | None = None, *, overlaps: bool = False
+    ) -> None:
+        self._overlaps = overlaps
         self.network = LoopbackNetwork()
         self._join = join or self.network.join
         self.workers: dict[str, Worker] = {}
@@ -168,9 +198,12 @@ class Cluster:
             EngineConfig(num_pages=num_pages, page_size=page_size, chunk_tokens=24, vocab_size=None)
         )
         kv = HashedKv(page_size)
+        model = HashedModel(kv)
+        runner = LazyRunner(model)
+        ordered = OrderedKv(kv, runner)
         service = WorkerService(
             engine,
-            kv,
+            ordered,
             transport,
             worker=name,
             incarnation=name + "#1",
@@ -178,7 +211,9 @@ class Cluster:
             unix_s=lambda now: now,
             checksum_kv=True,
         )
-        worker = Worker(name, transport, engine, service, HashedModel(kv))
+        worker = Worker(name, transport, engine, service, model, runner, ordered)
+        if self._overlaps:
+            worker.steps = OverlappedSteps(service, runner, COST, lambda: self.now)
         self.workers[name] = worker
         return worker
 
@@ -192,8 +227,15 @@ class Cluster:
         return happened
 
     def _step(self, worker: Worker) -> bool:
+        worker.service.progress(self.now)
+        stepped = self._run_step(worker) if worker.steps is None else worker.steps.step()
+        worker.service.expire(self.now)
+        events = worker.service.drain()
+        worker.events += events
+        return bool(events) or stepped
+
+    def _run_step(self, worker: Worker) -> bool:
         service = worker.service
-        service.progress(self.now)
         batch = service.plan(self.now)
         if batch is not None:
 
@@ -203,10 +245,7 @@ class Cluster:
 
             output = worker.model.run(batch, on_layer if service.wants_layers else None)
             service.commit(batch, output, self.now)
-        service.expire(self.now)
-        events = service.drain()
-        worker.events += events
-        return bool(events) or batch is not None
+        return batch is not None
 
     def run(self, max_turns: int = 2000) -> None:
         """Until two rounds in a row bring nothing new."""
@@ -243,6 +282,11 @@ class Cluster:
 @pytest.fixture
 def cluster() -> Cluster:
     return Cluster()
+
+
+@pytest.fixture
+def overlapped_cluster() -> Cluster:
+    return Cluster(overlaps=True)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,9 +10,16 @@ from typing import Any
 import pytest
 
 from mserve.runtime.cost import CostProfile
-from mserve.runtime.engine.batching import Batch, LayerHook, StepOutOfMemory, StepOutput
+from mserve.runtime.engine.batching import (
+    Batch,
+    LaunchedStep,
+    LayerHook,
+    StepOutOfMemory,
+    StepOutput,
+)
 from mserve.runtime.worker import ipc
 from mserve.runtime.worker.process import EngineProcess
+from mserve.runtime.worker.steps import OverlappedSteps, Steps
 
 PROMPTS = [[index, *range(40 + index)] for index in range(5)]
 NUM_TOKENS = 6
@@ -26,12 +34,20 @@ class SmallDevice:
         self.largest = 0
 
     def run(self, batch: Batch, on_layer: LayerHook | None = None) -> StepOutput:
+        self._check(batch)
+        output: StepOutput = self._model.run(batch, on_layer)
+        return output
+
+    def launch(self, batch: Batch, before: LaunchedStep | None) -> LaunchedStep:
+        self._check(batch)
+        step: LaunchedStep = self._model.launch(batch, before)
+        return step
+
+    def _check(self, batch: Batch) -> None:
         count = len(batch.prefill) + len(batch.decode)
         self.largest = max(self.largest, count)
         if count > self._most:
             raise StepOutOfMemory(f"{count} sequences do not fit")
-        output: StepOutput = self._model.run(batch, on_layer)
-        return output
 
 
 class Front:
@@ -68,9 +84,11 @@ COST = CostProfile(1e-3, 1e-5, 0.0, 1e-3, 1e-4, 1e-4, 1e9, 1024)
 
 
 @contextmanager
-def process(worker: Any, runner: Any) -> Iterator[Front]:
+def process(worker: Any, runner: Any, *, overlaps: bool = False) -> Iterator[Front]:
     front, back = socket.socketpair()
-    loop = EngineProcess(back, worker.service, runner, worker.transport, COST)
+    kind = OverlappedSteps if overlaps else Steps
+    steps = kind(worker.service, runner, COST, time.monotonic)
+    loop = EngineProcess(back, worker.service, steps, worker.transport)
     thread = threading.Thread(target=loop.run)
     thread.start()
     try:
@@ -82,19 +100,20 @@ def process(worker: Any, runner: Any) -> Iterator[Front]:
     assert not thread.is_alive(), "the loop does not end with its front"
 
 
+@pytest.mark.parametrize("overlaps", [False, True])
 @pytest.mark.parametrize(("most", "num_failed"), [(1, 4), (2, 3), (4, 2), (5, 0)])
 def test_without_memory_the_newest_of_a_batch_fail(
-    cluster: Any, calls: Any, most: int, num_failed: int
+    cluster: Any, calls: Any, most: int, num_failed: int, *, overlaps: bool
 ) -> None:
     """Of five that come at once, a quarter of the rows at a time, until the rest fits."""
     worker = cluster.add("a")
-    runner = SmallDevice(worker.model, most)
+    runner = SmallDevice(worker.runner, most)
     submits = [
         ipc.Submit(index, calls.of(f"p{index}", prompt, calls.generate("g", 0, NUM_TOKENS)), True)
         for index, prompt in enumerate(PROMPTS)
     ]
     keys = [f"p{index}/0" for index in range(5)]
-    with process(worker, runner) as front:
+    with process(worker, runner, overlaps=overlaps) as front:
         front.send([*submits])
         front.read_until_ended(set(keys))
     assert runner.largest == 5

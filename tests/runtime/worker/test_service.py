@@ -109,6 +109,8 @@ def test_the_middle_of_a_prompt_may_come_from_elsewhere(cluster: Any, calls: Any
         cluster.now,
     )
     cluster.run()
+    steps = {**a.reports("p/0"), **b.reports("p/0")}
+    assert sum(report.computed for report in steps.values()) == len(PROMPT)
     assert a.tokens("p/0") == calls.reference(PROMPT, 8)
     cluster.check_clean()
 
@@ -122,6 +124,7 @@ def test_a_range_that_only_this_worker_needs_is_computed_and_sent_to_nobody(
     cluster.run()
     assert a.tokens("p/0") == calls.reference(PROMPT, 8)
     assert (a.reports("p/0")["s1"].computed, a.reports("p/0")["s1"].state) == (40, "done")
+    assert a.reports("p/0")["s2"].computed == len(PROMPT) - 40  # no token counts in two steps
     cluster.check_clean()
 
 

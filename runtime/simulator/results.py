@@ -1,0 +1,88 @@
+"""What came of a simulation: every request's outcome, what was cached of it, and every worker's use.
+
+Made from the router's own records of plans. Knows no figures: report.py sums up.
+"""
+
+from dataclasses import dataclass, field
+
+from xxhash import xxh3_64
+
+from mserve.compiler.plan import StartGenerate
+from mserve.runtime.router.plans import PlanRecord
+from mserve.runtime.simulator.clock import EPOCH_S
+from mserve.runtime.simulator.priced_worker import PricedWorker
+from mserve.runtime.traffic.outcomes import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class CacheUse:
+    """Tokens of one prompt that were cached: anywhere in the fleet, at a worker of its plan, and
+    that were in the end not computed."""
+
+    available: int
+    routed: int
+    delivered: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerUse:
+    """What one worker did. `busy_s` is time with a step under way."""
+
+    name: str
+    pool: str
+    busy_s: float
+    num_steps: int
+    num_runs: int
+    usd_per_s: float
+
+
+@dataclass(slots=True)
+class Result:
+    """What came of a simulation. Outcomes are in the order of arrival, cache uses beside them."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    cache: list[CacheUse] = field(default_factory=list)
+    workers: list[WorkerUse] = field(default_factory=list)
+    transferred_bytes: float = 0.0
+    num_events: int = 0
+
+    @property
+    def digest(self) -> str:
+        """The same for the same run, in every process."""
+        state = xxh3_64()
+        for entry in (*self.outcomes, *self.cache, *self.workers):
+            state.update(repr(entry).encode())
+        return state.hexdigest()
+
+
+def judged(record: PlanRecord, due_s: float, error: str) -> tuple[Outcome, CacheUse]:
+    """Of a request that was due at `due_s`, virtual seconds; `error` is its kind, "" for none."""
+    finish, first_s, ended_s = record.finish, record.first_token_s, record.ended_s
+    assert ended_s is not None, "a plan that is over has ended"
+    plan = record.attempts[-1].decision.plan if record.attempts else None
+    steps = plan.steps if plan is not None else ()
+    worker = next((step.worker for step in steps[::-1] if isinstance(step, StartGenerate)), "")
+    outcome = Outcome(
+        arrival_s=due_s,
+        first_token_s=None if first_s is None else first_s - EPOCH_S,
+        ended_s=max(due_s, ended_s - EPOCH_S),
+        num_prompt=record.prompt_tokens,
+        num_output=finish.completion_tokens if finish else 0,
+        cached=finish.cached_tokens if finish else 0,
+        route=plan.route if plan is not None else "",
+        worker=worker,
+        error=error,
+    )
+    return outcome, CacheUse(record.cached.available, record.cached.routed, outcome.cached)
+
+
+def use_of(worker: PricedWorker) -> WorkerUse:
+    driver = worker.driver
+    return WorkerUse(
+        worker.spec.name,
+        worker.spec.pool,
+        driver.busy_s,
+        driver.num_steps,
+        driver.num_runs,
+        worker.spec.cost.usd_per_s,
+    )
