@@ -1,13 +1,14 @@
 """Makes an engine take the time of a machine that it does not run on; for bench/scheduling.py.
 
 Runs inside the engine processes, by way of a `sitecustomize`. The model runs as it is, a very small one;
-then a step lasts until the machine of $MSERVE_PACE would have done it: `BASE TOKEN SEQUENCE`, in seconds
+then a step, and each layer whose KV goes out, lasts until the machine of $MSERVE_PACE would have done it:
+`BASE TOKEN SEQUENCE`, in seconds
 
     step = base + token * (prompt tokens computed) + sequence * (answers that get a token)
 
 So several workers share two cores and are as fast as several machines, as long as their own work takes
-less than the step. How long steps took all the same is kept in the folder $MSERVE_PACE_LOG. A transfer
-waits for the end of a step, where on that machine it would go on between the step's layers.
+less than the step. How long steps took all the same is kept in the folder $MSERVE_PACE_LOG. KV that goes
+out while it is computed does so at the times at which that machine would have its layers.
 """
 
 import os
@@ -29,13 +30,23 @@ def arm() -> None:
 
     def run(self: TorchRunner, batch: Any, on_layer: Any = None) -> Any:
         begin_s = time.perf_counter()
-        output = original(self, batch, on_layer)
         wanted_s = pace.step_s(batch)
-        time.sleep(max(0.0, begin_s + wanted_s - time.perf_counter()))
+
+        def paced_layer(layer: int) -> None:
+            """KV must not leave before that machine would have computed it."""
+            sleep_until(begin_s + wanted_s * (layer + 1) / self.kv.num_layers)
+            on_layer(layer)
+
+        output = original(self, batch, on_layer and paced_layer)
+        sleep_until(begin_s + wanted_s)
         log.add(wanted_s, time.perf_counter() - begin_s)
         return output
 
     setattr(TorchRunner, "run", run)  # noqa: B010  # mypy refuses a plain assignment to a method
+
+
+def sleep_until(when_s: float) -> None:
+    time.sleep(max(0.0, when_s - time.perf_counter()))
 
 
 class Pace:

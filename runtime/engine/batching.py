@@ -83,6 +83,10 @@ class StepOutput:
         return map(Draw, tokens)
 
 
+class DeviceLost(Exception):
+    """The device computes nothing any more, whatever it is asked: only a new process can use it."""
+
+
 class StepOutOfMemory(RuntimeError):
     """The device had no memory left for a batch; less of it may fit."""
 

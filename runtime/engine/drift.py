@@ -19,6 +19,7 @@ class CostDrift:
     def __init__(self, cost: CostProfile) -> None:
         self._cost = cost
         self._prefill = self._decode = 0.0  # logarithms
+        self._open = (0.0, 0.0, False)  # predicted, measured, with prefill: of steps not waited for
 
     @property
     def prefill(self) -> float:
@@ -28,14 +29,22 @@ class CostDrift:
     def decode(self) -> float:
         return _rounded(self._decode)
 
-    def observe(self, batch: Batch, seconds: float) -> None:
-        """Takes in one step that took so long."""
+    def observe(self, batch: Batch, seconds: float, *, is_over: bool = True) -> None:
+        """Takes in one step that took so long. One that is not over (a GPU still computes it) counts
+        together with the next that is."""
         chunks = [(chunk.begin, chunk.end) for chunk in batch.prefill]
         predicted_s = self._cost.step_time(chunks, len(batch.decode))
+        before_predicted_s, before_s, has_prefill = self._open
+        predicted_s, seconds = predicted_s + before_predicted_s, seconds + before_s
+        has_prefill = has_prefill or bool(chunks)
+        if not is_over:
+            self._open = (predicted_s, seconds, has_prefill)
+            return
+        self._open = (0.0, 0.0, False)
         if predicted_s <= 0 or seconds <= 0:
             return
         found = max(-LIMIT, min(LIMIT, log(seconds / predicted_s)))
-        if chunks:
+        if has_prefill:
             self._prefill += WEIGHT * (found - self._prefill)
         else:
             self._decode += WEIGHT * (found - self._decode)

@@ -4,14 +4,16 @@ On CUDA neither side of a copy waits: what goes up lies in pinned memory until i
 sampled tokens come down beside the next step. On the CPU a launched step is done.
 """
 
+from collections.abc import Iterator
 from collections.abc import Sequence as Items
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
 
-from mserve.runtime.engine.batching import StepOutput
+from mserve.runtime.engine.batching import DeviceLost, StepOutOfMemory, StepOutput
 from mserve.runtime.engine.distributions import Distributions
 
 
@@ -32,6 +34,21 @@ def with_sampled(token_ids: torch.Tensor, sampled: torch.Tensor) -> torch.Tensor
     """token_ids [rows], where `unknown(row)` stands for sampled [rows of the step before]."""
     late = (-1 - token_ids).clamp_(min=0)
     return torch.where(token_ids < 0, sampled[late], token_ids)
+
+
+@contextmanager
+def device_errors() -> Iterator[None]:
+    """Raises StepOutOfMemory and DeviceLost for torch's errors."""
+    try:
+        yield
+        return
+    except torch.OutOfMemoryError as error:
+        problem = str(error).partition("\n")[0]
+    except torch.AcceleratorError as error:  # its context never recovers
+        raise DeviceLost(str(error).partition("\n")[0]) from error
+    # Out here nothing holds the failed step's tensors any more.
+    torch.cuda.empty_cache()
+    raise StepOutOfMemory(problem)
 
 
 class Taken:
@@ -75,7 +92,8 @@ class TorchStep:
     def result(self) -> StepOutput:
         """See `LaunchedStep`. A step that samples nothing is not waited for: its successors are."""
         if self.done is not None:
-            self.done.synchronize()
+            with device_errors():
+                self.done.synchronize()
         if self.tokens is None or self.distributions is None:
             return StepOutput(tokens=[])
         tokens: list[int] = self.tokens.tolist()

@@ -26,7 +26,13 @@ from mserve.runtime.engine.decode_graphs import DecodeGraphs
 from mserve.runtime.engine.distributions import Distributions
 from mserve.runtime.engine.inputs import StepInputs
 from mserve.runtime.engine.kv_pool import KvPool, bytes_per_token
-from mserve.runtime.engine.launches import Taken, TorchStep, upload, with_sampled
+from mserve.runtime.engine.launches import (
+    Taken,
+    TorchStep,
+    device_errors,
+    upload,
+    with_sampled,
+)
 from mserve.runtime.engine.memory import (
     DEFAULT_BYTES,
     free_bytes,
@@ -76,16 +82,16 @@ class TorchRunner:
             self.ranks.close()
 
     def run(self, batch: Batch, on_layer: LayerHook | None = None) -> StepOutput:
-        """See `ModelRunner`. Raises StepOutOfMemory when torch has none left on a device, and
+        """See `ModelRunner`. Raises StepOutOfMemory when torch has none left on a device, DeviceLost, and
         RankFailure when the ranks cannot go on together."""
-        with _memory_errors():
+        with device_errors():
             return self._launch(batch, None, on_layer).result()
 
     def launch(self, batch: Batch, before: LaunchedStep | None) -> TorchStep:
-        """See `LaunchingRunner`. Raises StepOutOfMemory."""
+        """See `LaunchingRunner`. Raises StepOutOfMemory, DeviceLost."""
         assert before is None or isinstance(before, TorchStep), "a step of another runner"
         assert before is None or self.ranks is None, "ranks are told the tokens with the step"
-        with _memory_errors():
+        with device_errors():
             return self._launch(batch, before, None)
 
     @torch.inference_mode()
@@ -151,19 +157,6 @@ class TorchRunner:
         return upload(indices, self.pool.tensor.device)
 
 
-@contextmanager
-def _memory_errors() -> Iterator[None]:
-    """Raises StepOutOfMemory for torch's."""
-    try:
-        yield
-        return
-    except torch.OutOfMemoryError as error:
-        problem = str(error).partition("\n")[0]
-    # Out here nothing holds the failed step's tensors any more.
-    torch.cuda.empty_cache()
-    raise StepOutOfMemory(problem)
-
-
 def load_runner(
     model: Path | str,
     *,
@@ -226,17 +219,31 @@ def load_runner(
             shard=shard,
             ranks=ranks,
         )
-        if num_pages is None:
-            num_pages = loaded.plan_pages(
-                kv_memory_bytes, gpu_memory_share, max_batch_tokens, max_running
-            )
-        is_recorded = graphs and loaded.backend.has_flashinfer and ranks is None
-        host_pages = host_pages or host_memory_bytes // (gpus * loaded.page_bytes)
-        return loaded.runner(num_pages, host_pages, max_running if is_recorded else 0)
+        with _start_errors():
+            if num_pages is None:
+                num_pages = loaded.plan_pages(
+                    kv_memory_bytes, gpu_memory_share, max_batch_tokens, max_running
+                )
+            is_recorded = graphs and loaded.backend.has_flashinfer and ranks is None
+            host_pages = host_pages or host_memory_bytes // (gpus * loaded.page_bytes)
+            return loaded.runner(num_pages, host_pages, max_running if is_recorded else 0)
     except BaseException:
         if ranks is not None:
             ranks.close()
         raise
+
+
+@contextmanager
+def _start_errors() -> Iterator[None]:
+    """Raises ConfigError where memory is short before there is a request."""
+    try:
+        with device_errors():
+            yield
+    except StepOutOfMemory as error:
+        raise ConfigError(
+            f"The device has too little memory for the largest batch: {error}. Lower"
+            " --max-batch-tokens, --max-running, --kv-memory or --gpu-memory-share."
+        ) from None
 
 
 @dataclass(frozen=True, slots=True)

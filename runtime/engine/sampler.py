@@ -22,6 +22,8 @@ _GREEDY_BELOW = 1e-5
 """Temperatures from here down leave the most probable token alone, and would overflow."""
 
 
+_LEAST_FAST_TOP_P = 1e-6
+
 Draws = Callable[[torch.Tensor, Items[Sampling]], torch.Tensor]
 """A device's own way to draw: (probabilities [rows, vocab], float32; top-k and top-p of each row) ->
 tokens [rows]"""
@@ -74,8 +76,11 @@ class Sampler:
         return tokens
 
     def _is_fast(self, sampling: Sampling) -> bool:
-        """Whether the device draws it alike: rejection sampling never ends with top-p 0."""
-        is_simple = sampling.seed is None and not sampling.min_p and sampling.top_p > 0
+        """Whether the device draws it alike: rejection sampling never ends with a top-p that is 0 in
+        float32."""
+        is_simple = (
+            sampling.seed is None and not sampling.min_p and sampling.top_p >= _LEAST_FAST_TOP_P
+        )
         return self._unseeded is not None and is_simple
 
     def _draw_unseeded(self, logits: torch.Tensor, sequences: Items[Sequence]) -> torch.Tensor:

@@ -8,26 +8,25 @@ are made in profile_fit.py.
 import asyncio
 import secrets
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from statistics import fmean
 
 import msgspec
 from msgspec import Struct
 
 from mserve.runtime.clock import Clock
-from mserve.runtime.cluster.view import ClusterView, WorkerView
-from mserve.runtime.cost import CostProfile
+from mserve.runtime.cluster.view import ClusterView
 from mserve.runtime.errors import ConfigError
 from mserve.runtime.simulator.profile import (
     DecodePoint,
-    Limits,
-    LinkCosts,
     MixedPoint,
     Profile,
     PromptPoint,
 )
 from mserve.runtime.simulator.profile_fit import fit_costs
-from mserve.runtime.traffic.answers import ROUTE_HEADER, StreamedAnswer, WholeAnswer
+from mserve.runtime.simulator.reported import limits_of, link_of, mean_cost, usable
+from mserve.runtime.simulator.timed_answer import TimedAnswer
+from mserve.runtime.traffic.answers import WholeAnswer
 from mserve.runtime.traffic.arrivals import Arrival, num_blocks
 from mserve.runtime.traffic.client import Client
 from mserve.runtime.traffic.model import COMPLETIONS_PATH, ServedModel
@@ -44,47 +43,6 @@ SHORT_PROMPT = 16
 MIN_STEPS = 8  # fewer say nothing
 
 Show = Callable[[str], None]
-
-
-class TimedAnswer(StreamedAnswer):
-    """Keeps when every piece came, and the id of its plan."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.times_s: list[float] = []
-        self.begun = asyncio.Event()
-        self.plan_id = ""
-
-    def begin(self, status: int, headers: Mapping[str, str]) -> None:
-        super().begin(status, headers)
-        self.plan_id = headers.get(ROUTE_HEADER, "").partition(";")[0].strip()
-
-    def _piece(self, now_s: float) -> None:
-        super()._piece(now_s)
-        self.times_s.append(now_s)
-        self.begun.set()
-
-    @property
-    def tokens_each(self) -> float:
-        """Of a piece."""
-        return self.num_output / self.num_pieces
-
-    @property
-    def ending_s(self) -> float:
-        """When its last token came."""
-        assert self.last_s is not None, "an answer that did not fail has tokens"
-        return self.last_s
-
-    def pause_before(self, at_s: float) -> float | None:
-        """Of the token nearest to that time, the pause before it; None if it has none."""
-        nearest = min(range(len(self.times_s)), key=lambda i: abs(self.times_s[i] - at_s))
-        if nearest == 0 or self.tokens_each != 1 or not self.times_s[0] < at_s < self.ending_s:
-            return None
-        return self.times_s[nearest] - self.times_s[nearest - 1]
-
-    def steps_within(self, begin_s: float, end_s: float) -> list[float]:
-        """When tokens came in that time."""
-        return [at_s for at_s in self.times_s if begin_s <= at_s <= end_s]
 
 
 class _Step(Struct):
@@ -108,7 +66,7 @@ class Probes:
         self._clock = clock
         self._model = model
         self._view = view
-        self._workers = _usable(view)
+        self._workers = usable(view)
         self._seed = secrets.randbits(64)
         self._num_prompts = 0
         self._prompts: list[PromptPoint] = []
@@ -171,6 +129,12 @@ class Probes:
             for length in lengths:
                 asked.append((TimedAnswer(), length))
                 await self._send(self._arrival(length, 1), asked[-1][0])
+        await self._keep_beside(streams, asked)
+
+    async def _keep_beside(
+        self, streams: Sequence[TimedAnswer], asked: Sequence[tuple[TimedAnswer, int]]
+    ) -> None:
+        """Those that one worker computed, with the answers that it had under way."""
         by_worker: dict[str, list[TimedAnswer]] = defaultdict(list)
         for stream in streams:
             by_worker[_generating(await self._steps(stream))].append(stream)
@@ -272,32 +236,18 @@ class Probes:
     # --- what came of it -----------------------------------------------------------------------
 
     def _profile(self) -> Profile:
-        worker, reported = self._workers[0], _mean_cost(self._workers)
+        worker, reported = self._workers[0], mean_cost(self._workers)
         if not self._decodes:
             raise ConfigError("Answers ended too early to time their steps.")
-        chunk_tokens = worker.chunk_tokens or worker.max_model_len
-        fit = fit_costs(self._prompts, self._mixed, self._decodes, reported, chunk_tokens)
-        link = LinkCosts(
-            reported.transfer_base_s,
-            reported.transfer_bytes_per_s,
-            reported.kv_bytes_per_token,
-            worker.num_layers or 1,
-        )
-        limits = Limits(
-            worker.num_pages,
-            worker.page_size,
-            worker.max_model_len,
-            worker.max_batch_tokens or worker.max_model_len,
-            chunk_tokens,
-            worker.max_running or 256,
-        )
+        limits = limits_of(worker)
+        fit = fit_costs(self._prompts, self._mixed, self._decodes, reported, limits.chunk_tokens)
         return Profile(
             model=self._view.model,
             strategy=self._view.strategy,
             gpus=worker.gpus,
             steps=fit.steps,
             request=fit.request,
-            link=link,
+            link=link_of(reported, worker.num_layers),
             limits=limits,
             reported=reported,
             prompt_error=fit.prompt_error,
@@ -333,31 +283,3 @@ class Probes:
 def _generating(steps: Sequence[_Step]) -> str:
     """The worker that answers."""
     return [step.worker for step in steps if step.op == "start_generate"][-1]
-
-
-def _usable(view: ClusterView) -> Sequence[WorkerView]:
-    """Those that are ready, all alike. Raises ConfigError."""
-    ready = [worker for worker in view.workers if worker.state == "ready"]
-    if not ready:
-        raise ConfigError("No worker of the cluster is ready.")
-    if any(worker.cost is None for worker in ready):
-        raise ConfigError(
-            "The workers do not say what their work costs: they are of an older mserve."
-        )
-    kinds = {(w.layout, w.gpus, w.page_size, w.num_pages, w.chunk_tokens) for w in ready}
-    if len(kinds) > 1:
-        raise ConfigError(
-            "The workers differ in model, GPUs, pages, KV memory or batches: a profile is of one kind."
-            " Calibrate a cluster of each."
-        )
-    return ready
-
-
-def _mean_cost(workers: Sequence[WorkerView]) -> CostProfile:
-    costs = [worker.cost for worker in workers if worker.cost is not None]
-    mean = {
-        name: fmean(getattr(cost, name) for cost in costs)
-        for name in CostProfile.__struct_fields__
-        if name != "kv_bytes_per_token"
-    }
-    return CostProfile(**mean, kv_bytes_per_token=costs[0].kv_bytes_per_token)

@@ -63,7 +63,8 @@ def _serve(channel: socket.socket) -> int:
     channel.sendall(ipc.encode_frame([ready]))
     try:
         kind = OverlappedSteps if config.overlap and config.gpus == 1 else Steps
-        steps = kind(service, runner, ready.cost, time.monotonic)
+        waits = config.device == "cpu"  # a GPU is waited for only where it sampled something
+        steps = kind(service, runner, ready.cost, time.monotonic, waits=waits)
         EngineProcess(channel, service, steps, transport).run()
     finally:
         transport.close()
@@ -83,6 +84,16 @@ def _costs(config: ipc.EngineConfig, layout: KvLayout, runner: "TorchRunner") ->
     what = f"{layout.fingerprint} on {device_name(config.device)} with {settings}"
     return known_costs(
         Path(config.cost_cache), what, lambda: measure_costs(runner, time.perf_counter)
+    )
+
+
+def _short_context(limit: int, positions: int) -> str:
+    """For the log: what was set for KV bounds prompts more than the model does."""
+    if limit >= positions:
+        return ""
+    return (
+        f"KV memory holds {limit} tokens, fewer than the model's {positions} positions: longer "
+        "requests are refused. --kv-memory sets it."
     )
 
 
@@ -107,11 +118,16 @@ def _receive_config(channel: socket.socket) -> ipc.EngineConfig | None:
 
 def _build(config: ipc.EngineConfig) -> tuple[WorkerService, "TorchRunner", Transport, ipc.Ready]:
     # Torch and UCX take seconds to import; the HTTP process must be able to say so meanwhile.
-    from mserve.runtime.engine.runner import load_runner
+    from mserve.runtime.engine.runner import find_config, load_runner
     from mserve.runtime.engine.weights import dummy_digest, weights_digest
     from mserve.runtime.transport.ucx import UcxTransport, cma_warning
     from mserve.runtime.transport.ucx_endpoint import DEFAULT_OPTIONS, LOOPBACK_OPTIONS
 
+    positions = find_config(config.model, config.load == "dummy").max_positions
+    if config.max_model_len is not None and config.max_model_len > positions:
+        raise ConfigError(
+            f"--max-model-len is {config.max_model_len}, but the model has {positions} positions."
+        )
     runner = load_runner(
         config.model,
         load=config.load,
@@ -141,11 +157,6 @@ def _build(config: ipc.EngineConfig) -> tuple[WorkerService, "TorchRunner", Tran
     )
     cost = _costs(config, layout, runner)
     # An answer that no number of pages could hold ends at its limit, not with an error.
-    positions = runner.config.max_positions
-    if config.max_model_len is not None and config.max_model_len > positions:
-        raise ConfigError(
-            f"--max-model-len is {config.max_model_len}, but the model has {positions} positions."
-        )
     limit = min(positions, runner.pool.num_pages * config.page_size)
     engine = Engine(
         EngineConfig(
@@ -183,7 +194,7 @@ def _build(config: ipc.EngineConfig) -> tuple[WorkerService, "TorchRunner", Tran
         num_pages=runner.pool.num_pages,
         max_model_len=engine.config.max_model_len,
         cost=cost,
-        notes=tuple(note for note in (cma_warning(),) if note),
+        notes=tuple(note for note in (cma_warning(), _short_context(limit, positions)) if note),
     )
     return service, runner, transport, ready
 

@@ -38,8 +38,12 @@ class Steps:
         runner: ModelRunner,
         cost: CostProfile,
         clock: Callable[[], float],
+        *,
+        waits: bool = True,
     ) -> None:
+        """`waits`: a step is over when the runner is; else only if something was sampled."""
         self.drift = CostDrift(cost)
+        self._waits = waits
         self._service = service
         self._runner = runner
         self._clock = clock
@@ -60,7 +64,7 @@ class Steps:
             self._abandon(batch, error)
         else:
             now = self._clock()
-            self.drift.observe(batch, now - began)
+            self.drift.observe(batch, now - began, is_over=self._waits or bool(batch.sampled))
             self._service.commit(batch, output, now)
 
     def _layer_done(self, layer: int) -> None:
@@ -100,8 +104,10 @@ class OverlappedSteps(Steps):
         runner: LaunchingRunner,
         cost: CostProfile,
         clock: Callable[[], float],
+        *,
+        waits: bool = True,
     ) -> None:
-        super().__init__(service, runner, cost, clock)
+        super().__init__(service, runner, cost, clock, waits=waits)
         self._launching = runner
         self._running: _Running | None = None
         self._last_end_s = 0.0
@@ -141,7 +147,11 @@ class OverlappedSteps(Steps):
             self._service.abandon(running.batch, everyone, self._clock())
             return False
         now = self._clock()
-        self.drift.observe(running.batch, now - max(running.launched_s, self._last_end_s))
+        self.drift.observe(
+            running.batch,
+            now - max(running.launched_s, self._last_end_s),
+            is_over=self._waits or bool(running.batch.sampled),
+        )
         self._last_end_s = now
         self._service.commit(running.batch, output, now)
         return True

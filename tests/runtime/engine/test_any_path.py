@@ -225,14 +225,14 @@ class EngineMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """All transfers come to their end, and then all answers."""
-        while self.batch is not None:
+        while self.is_running():
             self.commit()
         for sequence, receive in self.receives(SequenceState.FINISHED):
             self.engine.opened(sequence.key, receive.ticket, 0.0)
         for _ in range(10_000):
             if self.batch is None:
                 self.plan()
-            if self.batch is not None:
+            if self.is_running():
                 self.commit()
             elif not self.finish_transfers():
                 break
@@ -241,6 +241,9 @@ class EngineMachine(RuleBasedStateMachine):
         assert self.index == set(self.engine.cache.snapshot())
         for key, expected in self.expected.items():
             self.check_answer(key, expected)
+
+    def is_running(self) -> bool:
+        return self.batch is not None
 
     def finish_transfers(self) -> bool:
         """True if anything moved."""

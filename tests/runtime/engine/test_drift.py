@@ -48,6 +48,15 @@ def test_one_step_that_was_stopped_changes_little() -> None:
     assert drift.prefill == 1.0
 
 
+def test_a_step_that_is_not_over_counts_with_the_next_one() -> None:
+    drift = CostDrift(COST)
+    for _ in range(500):
+        drift.observe(PREFILL, 1e-4, is_over=False)
+        drift.observe(DECODE, 2 * (2e-3 + 1.2e-3) - 1e-4)
+    assert isclose(drift.prefill, 2.0, rel_tol=0.02)
+    assert drift.decode == 1.0
+
+
 def test_what_takes_no_time_tells_nothing() -> None:
     drift = CostDrift(COST)
     drift.observe(DECODE, 0.0)
