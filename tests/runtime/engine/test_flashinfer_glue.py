@@ -391,7 +391,7 @@ def test_only_draws_without_a_seed_are_the_devices(stand_in: Any) -> None:
         sequence(temperature=0.5, seed=1),
         sequence(temperature=0.5, top_p=0.8),
         sequence(temperature=0.5, min_p=0.1),
-        sequence(temperature=0.5, top_p=0.0),
+        sequence(temperature=0.5, top_p=1e-46),  # 0 in float32
     ]
     tokens = sampler.sample(logits.clone(), rows)
     assert stand_in.sampling.asked == [([3, 50], [1.0, 0.8])]

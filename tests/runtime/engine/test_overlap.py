@@ -11,13 +11,20 @@ import pytest
 import torch
 
 from mserve.runtime.engine.attention import GatheredAttention
-from mserve.runtime.engine.batching import Batch, LaunchedStep, LaunchingRunner
+from mserve.runtime.engine.batching import (
+    Batch,
+    DeviceLost,
+    LaunchedStep,
+    LaunchingRunner,
+    StepOutOfMemory,
+)
 from mserve.runtime.engine.config import EngineConfig
 from mserve.runtime.engine.decode_graphs import DecodeGraphs
 from mserve.runtime.engine.engine import Engine
 from mserve.runtime.engine.events import EngineEvent, Generated, SequenceDone, SequenceFailed
 from mserve.runtime.engine.fake_runner import FakeRunner
 from mserve.runtime.engine.kv_pool import KvPool
+from mserve.runtime.engine.launches import device_errors
 from mserve.runtime.engine.lazy_runner import LazyRunner
 from mserve.runtime.engine.runner import TorchRunner, load_runner
 from mserve.runtime.engine.sequence import Sequence
@@ -29,6 +36,7 @@ from mserve.runtime.messages import (
     StartGenerateCall,
     pack_tokens,
 )
+from mserve.runtime.worker.steps import RUNNER_ERRORS
 
 TINY = Path(str(files("mserve") / "model"))
 CONFIG = EngineConfig(
@@ -335,3 +343,20 @@ def test_the_model_answers_alike(name: str, num_pages: int, request: pytest.Fixt
         return [loop.answer(key) for key in keys]
 
     assert answers(overlaps=True) == answers(overlaps=False)
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory\nmuch more"), StepOutOfMemory),
+        (torch.AcceleratorError("an illegal memory access was encountered"), DeviceLost),
+    ],
+)
+def test_errors_of_the_device_are_told_apart(
+    error: Exception, raised: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only of the first kind a loop may take for a fault of what it was asked."""
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    with pytest.raises(raised), device_errors():
+        raise error
+    assert not issubclass(DeviceLost, RUNNER_ERRORS)
