@@ -60,7 +60,7 @@ class Client:
     error: RequestError | None = None
     num_plans: int = 0
 
-    def placed(self, plan_id: str, route: str) -> None:
+    def placed(self, plan_id: str, route: str, version: int) -> None:
         self.num_plans += 1
 
     async def tokens(self, payload: bytes) -> None:

@@ -99,6 +99,11 @@ class Decider(Protocol):
     def name(self) -> str: ...
 
     @property
+    def version(self) -> int:
+        """Counts the strategies that were put in each other's place while serving, from 1."""
+        ...
+
+    @property
     def pools(self) -> tuple[PoolSpec, ...]: ...
 
     @property

@@ -59,6 +59,8 @@ class CompiledStrategy:
     Owns the params' current values; decisions share nothing else but the memo of plan templates.
     """
 
+    version = 1
+
     def __init__(
         self,
         checked: Checked,

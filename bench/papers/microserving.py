@@ -31,9 +31,11 @@ BUDGETS = (
     *((chunk, chunk) for chunk in (512, 384, 256)),
 )
 WHY = (
-    "They differ in the queue before prefill: the paper's engine takes longer for a prompt (at 0.93 of"
-    " a prefill worker's time its queue would be ours), and ours mixes prompts into decode steps."
+    "They differ in the queue before prefill, which is all but saturated: the one prefill worker is"
+    " busy for 0.92 of its time here, and with prompts that take 5% longer, as the paper's engine"
+    " seems to need, an M/D/1 queue makes 2.8 s of the 1.1 s."
 )
+FIRST_SEED = 4  # the search that led to our strategies had seeds 1 to 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,7 @@ def compared(num: int, num_seeds: int, num_processes: int) -> tuple[list[Figure]
     """Our strategies beside data parallelism of every budget, at the highest rate."""
     variants = [(name, DEFAULT) for name in OURS]
     variants += [("data_parallel", budget) for budget in BUDGETS]
-    seeds = range(1, num_seeds + 1)
+    seeds = range(FIRST_SEED, FIRST_SEED + num_seeds)
     runs = [run_of(name, TOP_RATE, num, s, budget) for name, budget in variants for s in seeds]
     figures = run_all(runs, num_processes)
     each = [figures[at : at + num_seeds] for at in range(0, len(figures), num_seeds)]

@@ -23,8 +23,8 @@ NO_STAGE = Stage(())
 class Sink(Protocol):
     """Where an answer goes. It is awaited: a slow reader slows its worker down, nothing piles up."""
 
-    def placed(self, plan_id: str, route: str) -> None:
-        """A plan was made; again after each failed attempt."""
+    def placed(self, plan_id: str, route: str, version: int) -> None:
+        """A plan was made, by this version of the strategy; again after each failed attempt."""
         ...
 
     async def tokens(self, payload: bytes) -> None:

@@ -141,7 +141,8 @@ class Executor:
                     await self._fleet.changed()
         except TimeoutError:
             raise self._no_route(answer.cause) from answer.cause
-        answer.sink.placed(answer.record.id, placed.decision.plan.route)
+        route = placed.decision.plan.route
+        answer.sink.placed(answer.record.id, route, self._strategy.version)
         return placed
 
     def _no_route(self, cause: RequestError | None) -> RequestError:

@@ -30,10 +30,10 @@ class ChoiceSink:
         self._index = index
         self.has_begun = asyncio.Event()  # the first token is there, hence the prompt's KV
 
-    def placed(self, plan_id: str, route: str) -> None:
+    def placed(self, plan_id: str, route: str, version: int) -> None:
         """The header names the plan of the first choice."""
         if self._index == 0:
-            self._answer.placed(plan_id, route)
+            self._answer.placed(plan_id, route, version)
 
     async def tokens(self, payload: bytes) -> None:
         self.has_begun.set()
@@ -72,8 +72,8 @@ class StreamedAnswer:
         self.is_complete = False
         self.sinks = [ChoiceSink(self, index) for index in range(len(echoes))]
 
-    def placed(self, plan_id: str, route: str) -> None:
-        self._plan = [_plan_header(plan_id, route)]
+    def placed(self, plan_id: str, route: str, version: int) -> None:
+        self._plan = [_plan_header(plan_id, route, version)]
 
     async def tokens(self, index: int, payload: bytes) -> None:
         async with self._writing:
@@ -136,8 +136,8 @@ class WholeAnswer:
         self.is_complete = False
         self.sinks = [ChoiceSink(self, index) for index in range(len(echoes))]
 
-    def placed(self, plan_id: str, route: str) -> None:
-        self._plan = [_plan_header(plan_id, route)]
+    def placed(self, plan_id: str, route: str, version: int) -> None:
+        self._plan = [_plan_header(plan_id, route, version)]
 
     async def tokens(self, index: int, payload: bytes) -> None:
         self._parts[index].append(payload)
@@ -198,5 +198,5 @@ async def respond_error(send: Send, error: RequestError, headers: Headers) -> No
     await asgi.respond(send, error.status, responses.error_body(error), headers=headers)
 
 
-def _plan_header(plan_id: str, route: str) -> asgi.Header:
-    return (b"x-mserve-plan", f"{plan_id}; route={route}".encode())
+def _plan_header(plan_id: str, route: str, version: int) -> asgi.Header:
+    return (b"x-mserve-plan", f"{plan_id}; route={route}; version={version}".encode())

@@ -61,6 +61,13 @@ class RouterMetrics:
             "Requests under way.",
             read=lambda: {(): admission.num_open},
         )
+        metrics.gauge(
+            "mserve_router_strategy",
+            "The strategy that is served now, and how many have been put in its place before.",
+            "name",
+            "version",
+            read=lambda: {(strategy.name, str(strategy.version)): 1},
+        )
         metrics.gauge("mserve_router_workers", "Live workers by pool.", "pool", read=self._workers)
         metrics.gauge(
             "mserve_router_reserved_seconds",

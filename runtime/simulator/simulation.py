@@ -241,7 +241,7 @@ def _check_faults(faults: Sequence[Kill], specs: Sequence[WorkerSpec]) -> None:
 class _Reader:
     """A client that reads at once; what became of its request the plan's record says."""
 
-    def placed(self, plan_id: str, route: str) -> None:
+    def placed(self, plan_id: str, route: str, version: int) -> None:
         """The record has it."""
 
     async def tokens(self, payload: bytes) -> None:

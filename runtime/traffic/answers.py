@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 MAX_PROBLEM_BYTES = 64 << 10
-ROUTE_HEADER = "x-mserve-plan"  # its value is `ID; route=NAME`
+ROUTE_HEADER = "x-mserve-plan"  # its value is `ID; route=NAME; version=N`
 _DATA = b"data:"
 _DONE = b"[DONE]"
 
@@ -115,7 +115,7 @@ class StreamedAnswer:
 
     def begin(self, status: int, headers: Mapping[str, str]) -> None:
         self.status = status
-        self.route = headers.get(ROUTE_HEADER, "").partition("route=")[2]
+        self.route = headers.get(ROUTE_HEADER, "").partition("route=")[2].partition(";")[0]
         kind = headers.get("content-type", "")
         self._is_stream = status == 200 and kind.startswith("text/event-stream")
 

@@ -179,7 +179,7 @@ def test_router_and_workers_can_be_started_one_by_one(serve: Any) -> None:
                 address + "/v1/completions", body, {"content-type": "application/json"}
             )
             with urllib.request.urlopen(request, timeout=30) as response:
-                assert response.headers["x-mserve-plan"].endswith("route=disaggregated")
+                assert response.headers["x-mserve-plan"].endswith("route=disaggregated; version=1")
 
 
 def test_a_name_that_is_taken_is_refused() -> None:

@@ -95,9 +95,9 @@ def test_a_prefill_worker_that_dies_is_done_without(serve: Any) -> None:
         (prefill, _) = server.workers()[0]
         os.kill(prefill, signal.SIGKILL)
         with streaming(server, max_tokens=40, prompt=PROMPT + " ") as stream:
-            assert stream.response.headers["x-mserve-plan"].split("=")[1] in (
-                "alone",
-                "disaggregated",
+            assert stream.response.headers["x-mserve-plan"].split("; ")[1] in (
+                "route=alone",
+                "route=disaggregated",
             )
             assert text_of(stream)
         assert first

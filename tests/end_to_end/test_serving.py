@@ -109,7 +109,7 @@ def test_the_executed_plan_can_be_read(server: Any) -> None:
     body = {"model": MODEL, "prompt": "A plan. " + LONG, "max_tokens": 8, "temperature": 0}
     status, _, headers = server.ask("/v1/completions", body)
     assert status == 200
-    assert headers["x-mserve-plan"].endswith("route=split")
+    assert headers["x-mserve-plan"].endswith("route=split; version=1")
     assert headers["x-request-id"]
     record = server.plan_of(headers)
     (attempt,) = record["attempts"]

@@ -263,6 +263,7 @@ class FakeStrategy:
     slo: SloSpec = SloSpec()  # noqa: RUF009
     observes: frozenset[str] = frozenset()
     name: str = "fake"
+    version: int = 1
     route: str = "only"
     turns: tuple[int, ...] = ()
     params: dict[str, ParamSpec] = field(default_factory=dict)
@@ -318,7 +319,7 @@ class Collected:
     finished: Finish | None = None
     on_tokens: Callable[[], None] = lambda: None
 
-    def placed(self, plan_id: str, route: str) -> None:
+    def placed(self, plan_id: str, route: str, version: int) -> None:
         self.plan_id = plan_id
         self.routes.append(route)
 

@@ -429,14 +429,15 @@ def test_headers_and_the_plan_behind_them(kit: Any) -> None:
         answer = await client.post(
             "/v1/completions", json=COMPLETION, headers={"x-request-id": "my-id"}
         )
-        plan_id, _, route = answer.headers["x-mserve-plan"].partition("; route=")
+        plan_id, route, version = answer.headers["x-mserve-plan"].split("; ")
+        assert version == "version=1"
         plan = (await client.get(f"/v1/plans/{plan_id}")).json()
         listed = (await client.get("/v1/plans")).json()["plans"]
         return answer, plan, route, listed
 
     answer, plan, route, listed = serve(kit, use)
     assert answer.headers["x-request-id"] == "my-id"
-    assert route == "only"
+    assert route == "route=only"
     assert plan["request_id"] == "my-id"
     assert listed == [{"id": plan["id"], "request_id": "my-id", "state": "done"}]
     assert plan["attempts"][0]["steps"][0]["generated"] == 16

@@ -331,7 +331,7 @@ def test_load_is_reserved_at_dispatch_and_shrinks_with_every_token(kit: Any) -> 
             seen.append((load.prefill_s, round(load.seconds - load.prefill_s, 6)))
 
         sink.on_tokens = look
-        sink.placed = lambda plan_id, route: look()
+        sink.placed = lambda *placed: look()
         async with router.running():
             await router.executor.execute(kit.request(PROMPT, 4), sink)
         return seen, kit.idle(router)

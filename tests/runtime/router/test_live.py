@@ -119,7 +119,7 @@ def test_another_strategy_takes_over_between_two_requests(kit: Any) -> None:
             routes.append(answer.headers["x-mserve-plan"].split("route=")[1])
         return routes
 
-    assert serve(kit, "balanced", use) == ["split", "disaggregated"]
+    assert serve(kit, "balanced", use) == ["split; version=1", "disaggregated; version=2"]
 
 
 @pytest.mark.parametrize(

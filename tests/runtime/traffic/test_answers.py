@@ -10,7 +10,7 @@ from mserve.runtime.traffic.answers import StreamedAnswer, problem_text
 
 HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
-    "x-mserve-plan": "7d0c; route=split",
+    "x-mserve-plan": "7d0c; route=split; version=2",
 }
 TEXT = b'data: {"id":"a","choices":[{"index":0,"text":"%d","finish_reason":%b}]}\n\n'
 USAGE = (
