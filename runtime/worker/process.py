@@ -25,6 +25,7 @@ from mserve.runtime.worker.steps import Steps
 logger = logging.getLogger("mserve.engine")
 
 STATS_INTERVAL_S = 0.5
+_MAX_TURNS = 8  # of the transport between two steps
 TICK_S = 0.25  # leases are looked at this often
 
 
@@ -58,11 +59,19 @@ class EngineProcess:
         while not self._closed:
             self._read_commands()
             self._tick()
-            self._service.progress(self._clock())
+            self._progress()
             stepped = self._steps.step()
             self._write_events()
             if not stepped:
                 self._sleep()
+
+    def _progress(self) -> None:
+        """What came while a step ran may take several turns; what is not taken now waits for another
+        step."""
+        for _ in range(_MAX_TURNS):
+            self._service.progress(self._clock())
+            if self._transport.wakeup_fd() is not None:
+                return
 
     def _tick(self) -> None:
         now = self._clock()

@@ -111,7 +111,8 @@ def test_a_cluster_is_calibrated_and_simulated(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(probing, "LENGTHS", (16, 128))
-    monkeypatch.setattr(probing, "BATCHES", (1, 2))
+    monkeypatch.setattr(probing, "BATCHES", (2,))
+    monkeypatch.setattr(probing, "TOGETHER_TOKENS", 16)
     monkeypatch.setattr(probing, "REPEATS", 1)
     profile = str(tmp_path / "profile.json")
     assert cli.main(["calibrate", server.url, "-o", profile]) == 0
