@@ -19,11 +19,7 @@ import http.client
 import json
 import os
 import random
-import re
-import secrets
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -33,14 +29,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from record import write_record
+from served import AUTHORIZATION, CLUSTER_TOKEN, MSERVE, started
 
 PROMPT_TOKENS = (16, 600, 3000)
 TRANSFER_TOKENS = 3008  # whole pages, and one token more in the prompt: all of it can be cached
 WARM_UP_ROUNDS = 2
 VOCABULARY = range(100, 2000)
 STEPS = ("prep_recv", "remote_send", "start_generate")
-TOKEN = secrets.token_hex(16)  # with it workers answer us, too
-HEADERS = {"content-type": "application/json", "authorization": f"Bearer {TOKEN}"}
+HEADERS = {"content-type": "application/json", **AUTHORIZATION}
 
 
 class Peer:
@@ -84,23 +80,12 @@ class Times:
 def serving(strategy: str, pools: list[str]) -> Iterator[str]:
     """The URL of a cluster with one single-threaded worker in every pool."""
     counts = [argument for pool in pools for argument in ("--cluster", f"{pool}=1")]
-    command = [sys.executable, "-m", "mserve", "serve", strategy, *counts, "--threads", "1"]
-    command += ["--port", "0", "--log-level", "warning", "--kv-memory", "1GiB"]
-    env = {**os.environ, "MSERVE_CLUSTER_TOKEN": TOKEN}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env) as process:
-        try:
-            yield _ready_url(process)
-        finally:
-            process.terminate()
-            process.communicate()
-
-
-def _ready_url(process: subprocess.Popen[str]) -> str:
-    assert process.stderr is not None
-    for line in process.stderr:
-        if found := re.search(r"ready: (http://\S+)/v1", line):
-            return found[1]
-    raise SystemExit("mserve serve ended while it started")
+    argv = [*MSERVE, "serve", strategy, *counts, "--threads", "1", "--port", "0"]
+    argv += ["--log-level", "warning", "--kv-memory", "1GiB"]
+    with started(argv, {**os.environ, "MSERVE_CLUSTER_TOKEN": CLUSTER_TOKEN}) as (process, url, _):
+        yield url
+        process.terminate()
+        process.wait(15)
 
 
 def fresh_prompt(num_tokens: int) -> list[int]:

@@ -19,18 +19,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib.resources import files
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mserve.runtime.config import shipped_model
 from mserve.runtime.engine.batching import Batch, LaunchedStep
 from mserve.runtime.engine.config import EngineConfig
 from mserve.runtime.engine.engine import Engine
 from mserve.runtime.engine.events import Generated
-from mserve.runtime.engine.runner import TorchRunner, load_runner
+from mserve.runtime.engine.loading import load_runner
+from mserve.runtime.engine.runner import TorchRunner
 from mserve.runtime.messages import PlanCall, Sampling, StartGenerateCall, pack_tokens
 from record import write_record
 from scheduler import Gaps, compare_gaps
@@ -280,7 +281,7 @@ def report(comparisons: list[Comparison], gaps: list[Gaps], steps: list[StepTime
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="engine tokens per second against transformers")
-    parser.add_argument("--model", type=Path, default=Path(str(files("mserve") / "model")))
+    parser.add_argument("--model", type=Path, default=shipped_model())
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--threads", type=int, default=1)

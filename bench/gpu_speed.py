@@ -20,8 +20,9 @@ import torch
 
 from engine import EngineLoop
 from mserve.runtime.engine.batching import Batch, Chunk
+from mserve.runtime.engine.loading import load_runner
 from mserve.runtime.engine.model_config import ModelConfig
-from mserve.runtime.engine.runner import TorchRunner, load_runner
+from mserve.runtime.engine.runner import TorchRunner
 from mserve.runtime.engine.sequence import Sequence
 from mserve.runtime.messages import Sampling
 from record import write_record

@@ -1,4 +1,4 @@
-"""Makes an engine take the time of a machine that it does not run on; for bench/scheduling.py.
+"""Makes an engine take the time of a machine that it does not run on; for bench/paced_cluster.py.
 
 Runs inside the engine processes, by way of a `sitecustomize`. The model runs as it is, a very small one;
 then a step, and each layer whose KV goes out, lasts until the machine of $MSERVE_PACE would have done it:

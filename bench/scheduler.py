@@ -15,14 +15,15 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from importlib.resources import files
 from itertools import count, pairwise
 from pathlib import Path
 
+from mserve.runtime.config import shipped_model
 from mserve.runtime.engine.config import EngineConfig
 from mserve.runtime.engine.engine import Engine
 from mserve.runtime.engine.events import Generated
-from mserve.runtime.engine.runner import TorchRunner, load_runner
+from mserve.runtime.engine.loading import load_runner
+from mserve.runtime.engine.runner import TorchRunner
 from mserve.runtime.messages import PlanCall, Sampling, StartGenerateCall, pack_tokens
 from record import write_record
 
@@ -198,7 +199,7 @@ def lines_of(gaps: list[Gaps], cost: CacheCost) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="gaps between tokens, cost of the prefix cache")
-    parser.add_argument("--model", type=Path, default=Path(str(files("mserve") / "model")))
+    parser.add_argument("--model", type=Path, default=shipped_model())
     parser.add_argument("--running", type=int, default=8, help="answers under way")
     parser.add_argument("--output", type=int, default=400, help="tokens of each of them, at most")
     parser.add_argument("--prompt", type=int, default=3000, help="tokens of a long prompt")

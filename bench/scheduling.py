@@ -8,10 +8,8 @@ Four workers behind a router, over HTTP, open loop. Prompts have the statistics 
 by Zipf's law; a sixth workload shares nothing. Each is sent at 70% of the rate that round robin can take,
 measured first. The first requests of a run only warm the caches and do not count.
 
-The workers are real but for the speed of their model: it is a tiny one with random weights, and each step
-lasts as long as on a machine with 5,000 prompt tokens/s and 16 ms a step (bench/pacing.py), so that four
-of them are four machines' worth on two cores. They calibrate themselves, as always, and find these costs.
-"slowdown" says how much longer than wanted the steps took. A run in which it is above 1.1, since others
+The workers are real but for the speed of their model: each step lasts as long as on a machine with 5,000
+prompt tokens/s and 16 ms a step (bench/paced_cluster.py). "slowdown" says how much longer than wanted the steps took. A run in which it is above 1.1, since others
 keep the cores busy, is done once more with cold caches, and the calmer one counts.
 
 Bars: where sharing is high, mean latency at least 1.5 times better than round robin; where there is none,
@@ -21,23 +19,19 @@ no worse than least loaded.
 import argparse
 import asyncio
 import json
-import os
-import shutil
 import statistics
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from pacing import Steps, steps_of
+import paced_cluster
+from paced_cluster import SLOWDOWN, calmest
+from pacing import steps_of
 from record import write_record
-from served import MSERVE, started
 from shared_prompts import WORKLOADS, ZIPF, Answer, capacity, open_loop, traffic
 
-BENCH = Path(__file__).parent
 STRATEGIES = (
     "round_robin",
     "least_loaded",
@@ -52,70 +46,12 @@ PACE = (16e-3, 2e-4, 2e-4)  # seconds: a step, a prompt token, an answer in the 
 KV_TOKENS = 8_000  # that a worker holds
 LOAD = 0.7  # of round robin's capacity
 WARM_UP = 0.25  # of the requests
-SLOWDOWN = 1.1  # beyond this a run is repeated
-TRIES = 2
-MODEL = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "vocab_size": 2048,
-    "hidden_size": 64,
-    "intermediate_size": 64,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 4,
-    "head_dim": 64,
-    "max_position_embeddings": 4096,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 10000.0,
-    "tie_word_embeddings": True,
-    "eos_token_id": [0, 4],
-}
-KV_BYTES = 2 * 4 * 64 * 4  # of a token
-SITE = f"""
-import sys
-if "mserve.runtime.worker.startup" in sys.orig_argv:
-    sys.path.append({str(BENCH)!r})
-    import pacing
-    pacing.arm()
-"""
 
 
-# --- clusters --------------------------------------------------------------------------------------
-
-
-@contextmanager
-def serving(strategy: str) -> Iterator[tuple[str, Path]]:
+def serving(strategy: str) -> AbstractContextManager[tuple[str, Path]]:
     """(URL, folder of the engines' step logs) of four paced workers."""
-    pools = ("prefill=2", "decode=2") if strategy == "preble_pd" else ("workers=4",)
-    with tempfile.TemporaryDirectory(prefix="mserve-scheduling-") as name:
-        folder, model, logs = Path(name), Path(name, "tiny"), Path(name, "steps")
-        logs.mkdir()
-        write_model(model)
-        (folder / "sitecustomize.py").write_text(SITE)
-        env = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, (name, os.environ.get("PYTHONPATH")))),
-            "XDG_CACHE_HOME": name,  # costs are those of this pace
-            "MSERVE_PACE": " ".join(map(str, PACE)),
-            "MSERVE_PACE_LOG": str(logs),
-        }
-        argv = [*MSERVE, "serve", strategy, "--model", str(model), "--load", "dummy"]
-        for pool in pools:
-            argv += ["--cluster", pool]
-        argv += ["--kv-memory", str(KV_TOKENS * KV_BYTES), "--threads", "1", "--port", "0"]
-        argv += ["--log-level", "warning"]
-        with started(argv, env) as (process, url, _):
-            yield url, logs
-            process.terminate()
-            process.wait(15)
-
-
-def write_model(folder: Path) -> None:
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(MODEL))
-    shipped = Path(str(files("mserve") / "model"))
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(shipped / name, folder / name)
+    pools = {"prefill": 2, "decode": 2} if strategy == "preble_pd" else {"workers": 4}
+    return paced_cluster.serving(strategy, pools, pace=PACE, kv_tokens=KV_TOKENS)
 
 
 # --- the comparison ----------------------------------------------------------------------------------
@@ -126,7 +62,7 @@ class Run:
     """One workload of one seed under one strategy."""
 
     answers: Sequence[Answer]
-    steps: Steps
+    slowdown: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +95,7 @@ class Cell:
             ms(statistics.fmean(firsts)),
             ms(p99(firsts)),
             round(cached / sum(answer.prompt_tokens for answer in answers), 4),
-            round(statistics.fmean(run.steps.slowdown for run in runs), 3),
+            round(statistics.fmean(run.slowdown for run in runs), 3),
             tuple(ms(statistics.fmean(each.latency_s for each in run.answers)) for run in runs),
         )
 
@@ -195,15 +131,15 @@ class Plan:
                 yield Cell.of(strategy, name, runs)
 
     def _run(self, url: str, logs: Path, name: str, rate: float, seed: int) -> Run:
-        """The calmest of the tries that it takes."""
         num = round(rate * self.duration_s)
         arrivals = traffic(name, rate=rate, num=num, seed=seed)
-        tried: list[Run] = []
-        while len(tried) < TRIES and not (tried and tried[-1].steps.slowdown < SLOWDOWN):
+
+        def play(number: int) -> Run:
             before = steps_of(logs)
-            answers = asyncio.run(open_loop(url, arrivals, f"{name} {seed} {len(tried)}"))
-            tried.append(Run(answers[round(WARM_UP * num) :], steps_of(logs).since(before)))
-        return min(tried, key=lambda run: run.steps.slowdown)
+            answers = asyncio.run(open_loop(url, arrivals, f"{name} {seed} {number}"))
+            return Run(answers[round(WARM_UP * num) :], steps_of(logs).since(before).slowdown)
+
+        return calmest(play)
 
 
 def show(cell: Cell) -> str:

@@ -11,13 +11,11 @@ import argparse
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from mserve.compiler.pipeline import CompiledStrategy, compile_strategy
 from mserve.compiler.plan import PoolSpec
-from mserve.dsl.check import check_bytes
+from mserve.runtime.cli.strategies import servable
 from mserve.runtime.cost import CostProfile
 from mserve.runtime.engine.batching import Batch
 from mserve.runtime.engine.config import EngineConfig
@@ -25,9 +23,10 @@ from mserve.runtime.simulator.links import LinkSpec
 from mserve.runtime.simulator.priced_worker import WorkerSpec
 from mserve.runtime.simulator.simulation import Simulation
 from mserve.runtime.traffic.outcomes import Outcome
-from pacing import Steps
+from paced_cluster import KV_BYTES
+from pacing import Pace
 from record import write_record
-from scheduling import KV_BYTES, KV_TOKENS, PACE, STRATEGIES, WARM_UP, Cell, Run, show
+from scheduling import KV_TOKENS, PACE, STRATEGIES, WARM_UP, Cell, Run, show
 from shared_prompts import BLOCK_TOKENS, Answer, traffic
 
 BASE_S, TOKEN_S, SEQUENCE_S = PACE
@@ -45,10 +44,7 @@ class PacedCost:
     usd_per_s = 0.0
 
     def step_time(self, batch: Batch) -> tuple[float, float]:
-        if not batch.computes:
-            return 0.0, 0.0
-        num_prompt = sum(chunk.end - chunk.begin for chunk in batch.prefill)
-        return BASE_S + TOKEN_S * num_prompt + SEQUENCE_S * len(batch.decode), 0.0
+        return Pace(*PACE).step_s(batch), 0.0
 
 
 def workers(pools: tuple[PoolSpec, ...]) -> Iterator[WorkerSpec]:
@@ -74,17 +70,13 @@ def queue_of(pool: PoolSpec) -> dict[str, Any]:
     return {"queue": queue["kind"], "queue_groups": int(queue.get("groups", 10))}
 
 
-def compiled(name: str) -> CompiledStrategy:
-    path = files("mserve.strategies").joinpath(f"{name}.mserve")
-    return compile_strategy(check_bytes(path.read_bytes(), path.name))
-
-
 def simulated(name: str, workload: str, rate: float, seed: int, duration_s: float) -> Run:
-    strategy = compiled(name)
+    strategy = servable(name)
+    assert strategy is not None, "it ships"
     num = round(rate * duration_s)
     arrivals = traffic(workload, rate=rate, num=num, seed=seed)
     outcomes = Simulation(strategy, list(workers(strategy.pools))).run(arrivals).outcomes
-    return Run([answer_of(outcome) for outcome in outcomes[round(WARM_UP * num) :]], Steps())
+    return Run([answer_of(outcome) for outcome in outcomes[round(WARM_UP * num) :]], slowdown=1.0)
 
 
 def answer_of(outcome: Outcome) -> Answer:

@@ -7,10 +7,10 @@ on a real cluster of four workers, twice, each time freshly started; and the pro
 in the simulator. Printed are the errors of the simulation against the mean of the two real runs, and beside
 them by how much these differ from each other.
 
-Four workers on two cores are not four machines. So the engines run a tiny model, and each step then sleeps
-until a machine of the pace below would have done it (bench/pacing.py): steps are real in all but their
-length, and everything else, HTTP, router, index, scheduler, KV, UCX, is as it is. The calibration does not
-know the pace; it finds it. "slowdown" says how much longer than that steps took since the cores are shared;
+Four workers on two cores are not four machines. So each step of their engines lasts until a machine of the
+pace below would have done it (bench/paced_cluster.py): steps are real in all but their length, and
+everything else, HTTP, router, index, scheduler, KV, UCX, is as it is. The calibration does not know the
+pace; it finds it. "slowdown" says how much longer than that steps took since the cores are shared;
 a run above 1.1 is done once more, and the calmer one counts.
 
 Bars: means within 10%, p99 within 20%.
@@ -19,33 +19,33 @@ Bars: means within 10%, p99 within 20%.
 import argparse
 import asyncio
 import json
-import os
 import random
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import msgspec
 
+import paced_cluster
 from mserve.runtime.cli.strategies import servable
 from mserve.runtime.clock import LoopClock
 from mserve.runtime.simulator.pools import plan_measured
 from mserve.runtime.simulator.profile import Profile, read_profile
 from mserve.runtime.simulator.simulation import Simulation
-from mserve.runtime.traffic.answers import AnswerReader
 from mserve.runtime.traffic.arrivals import Arrival
 from mserve.runtime.traffic.client import Client, Server
-from mserve.runtime.traffic.model import COMPLETIONS_PATH, ServedModel, Wanted, find_model
+from mserve.runtime.traffic.load import PromptRequests
+from mserve.runtime.traffic.model import Wanted, find_model
 from mserve.runtime.traffic.outcomes import Distribution, Outcome, summarize
 from mserve.runtime.traffic.replay import Replay
 from mserve.runtime.traffic.workloads import sharing
-from pacing import Steps, steps_of
+from paced_cluster import calmest
+from pacing import steps_of
 from record import write_record
-from scheduling import SITE, write_model
-from served import MSERVE, started
+from served import MSERVE
 from shared_prompts import WORKLOADS
 
 STRATEGIES = ("data_parallel", "prefill_decode", "balanced", "preble")
@@ -57,13 +57,10 @@ POOLS: Mapping[str, Mapping[str, int]] = {
 }
 PACE = (40e-3, 5e-4, 1e-3)  # seconds: a step, a prompt token, an answer in the step
 KV_TOKENS = 16_000
-KV_BYTES = 2 * 4 * 64 * 4  # of a token
 RATE = 3.5  # requests/s
 BLOCK_TOKENS = 16
 MOST_OUTPUT = 60
-SLOWDOWN = 1.1
 RUNS = 2
-TRIES = 2
 WARM_UP_PROMPTS = 16  # before a run: connections are made, also between workers
 WARM_UP_TOKENS = 300
 MEAN_BAR, P99_BAR = 0.10, 0.20
@@ -82,30 +79,9 @@ def arrivals(num: int, seed: int) -> list[Arrival]:
 # --- real ------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def serving(strategy: str) -> Iterator[tuple[str, Path]]:
-    """(URL, folder of the engines' step logs) of paced workers."""
-    with tempfile.TemporaryDirectory(prefix="mserve-simulator-") as name:
-        folder, model, logs = Path(name), Path(name, "tiny"), Path(name, "steps")
-        logs.mkdir()
-        write_model(model)
-        (folder / "sitecustomize.py").write_text(SITE)
-        env = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, (name, os.environ.get("PYTHONPATH")))),
-            "XDG_CACHE_HOME": name,  # costs are those of this pace
-            "MSERVE_PACE": " ".join(map(str, PACE)),
-            "MSERVE_PACE_LOG": str(logs),
-        }
-        argv = [*MSERVE, "serve", strategy, "--model", str(model), "--load", "dummy"]
-        for pool, count in POOLS[strategy].items():
-            argv += ["--cluster", f"{pool}={count}"]
-        argv += ["--kv-memory", str(KV_TOKENS * KV_BYTES), "--threads", "1", "--port", "0"]
-        argv += ["--log-level", "warning"]
-        with started(argv, env) as (process, url, _):
-            yield url, logs
-            process.terminate()
-            process.wait(15)
+def serving(strategy: str) -> AbstractContextManager[tuple[str, Path]]:
+    """(URL, folder of the engines' step logs) of four paced workers."""
+    return paced_cluster.serving(strategy, POOLS[strategy], pace=PACE, kv_tokens=KV_TOKENS)
 
 
 def calibrated(path: Path) -> Profile:
@@ -120,21 +96,6 @@ def known_profile(path: Path | None) -> Profile:
         return read_profile(path)
     with tempfile.TemporaryDirectory() as folder:
         return calibrated(path or Path(folder, "profile.json"))
-
-
-@dataclass(frozen=True, slots=True)
-class PromptRequests:
-    """Implements `Requests` of the replay."""
-
-    client: Client
-    model: ServedModel
-    seed: int
-
-    def body(self, arrival: Arrival) -> bytes:
-        return self.model.request(arrival, self.seed)
-
-    async def send(self, body: bytes, reader: AnswerReader) -> None:
-        await self.client.post(COMPLETIONS_PATH, body, reader)
 
 
 async def replayed(url: str, traffic: Sequence[Arrival], seed: int) -> list[Outcome]:
@@ -169,14 +130,13 @@ class Run:
 
 
 def served(strategy: str, traffic: Sequence[Arrival]) -> Run:
-    """The calmest of the tries that it takes."""
-    tried: list[Run] = []
-    while len(tried) < TRIES and not (tried and tried[-1].slowdown < SLOWDOWN):
+    def play(number: int) -> Run:
         with serving(strategy) as (url, logs):
-            before: Steps = steps_of(logs)
+            before = steps_of(logs)
             outcomes = asyncio.run(replayed(url, traffic, random.getrandbits(32)))
-            tried.append(Run(outcomes, round(steps_of(logs).since(before).slowdown, 3)))
-    return min(tried, key=lambda run: run.slowdown)
+            return Run(outcomes, round(steps_of(logs).since(before).slowdown, 3))
+
+    return calmest(play)
 
 
 # --- simulated -------------------------------------------------------------------------------------

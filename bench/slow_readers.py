@@ -8,15 +8,14 @@ stream. Prints its resident memory per stream, once all streams stand still.
 """
 
 import argparse
-import multiprocessing
 import resource
 import socket
 import time
 from pathlib import Path
-from typing import Any
 
+from mock_cluster import MockCluster, mock_cluster
 from record import write_record
-from router_overhead import run_router, run_workers, through_router
+from router_load import through_router
 
 TOKENS = 1000
 RECEIVE_BYTES = 4096  # of a client's socket: as little as the kernel allows
@@ -50,6 +49,29 @@ def settled_mib(pid: int) -> float:
     return now
 
 
+def measure(cluster: MockCluster, num_streams: int) -> dict[str, float]:
+    """Prints each figure as it is found."""
+    idle = resident_mib(cluster.router_pid)
+    clients = open_streams(cluster.url, num_streams)
+    full = settled_mib(cluster.router_pid)
+    per_stream_kib = (full - idle) * 1024 / num_streams
+    answer_kib = TOKENS * 0.2
+    print(f"router without streams  {idle:8.0f} MiB")
+    print(f"with {num_streams:6,} that stand  {full:8.0f} MiB, {per_stream_kib:.1f} KiB each")
+    print(f"an answer has about     {answer_kib:8.0f} KiB")
+    for client in clients:
+        client.close()
+    time.sleep(3.0)
+    after = resident_mib(cluster.router_pid)
+    print(f"after they have gone    {after:8.0f} MiB")
+    return {
+        "idle_mib": round(idle),
+        "full_mib": round(full),
+        "per_stream_kib": round(per_stream_kib, 1),
+        "after_mib": round(after),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--streams", type=int, default=9_500)  # two descriptors each, of 20,000
@@ -57,38 +79,14 @@ def main() -> None:
     options = parser.parse_args()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    context = multiprocessing.get_context("spawn")
-    worker_pipe, worker_end = context.Pipe()
-    context.Process(target=run_workers, args=(worker_end,), daemon=True).start()
-    router_pipe, router_end = context.Pipe()
-    arguments = (router_end, worker_pipe.recv(), "least_loaded", options.streams)
-    router: Any = context.Process(target=run_router, args=arguments, daemon=True)
-    router.start()
-    url, _ = router_pipe.recv()
-    idle = resident_mib(router.pid)
-    clients = open_streams(url, options.streams)
-    full = settled_mib(router.pid)
-    per_stream_kib = (full - idle) * 1024 / options.streams
-    answer_kib = TOKENS * 0.2
-    print(f"router without streams  {idle:8.0f} MiB")
-    print(f"with {options.streams:6,} that stand  {full:8.0f} MiB, {per_stream_kib:.1f} KiB each")
-    print(f"an answer has about     {answer_kib:8.0f} KiB")
-    for client in clients:
-        client.close()
-    time.sleep(3.0)
-    after = resident_mib(router.pid)
-    print(f"after they have gone    {after:8.0f} MiB")
-    router_pipe.send("stop")
-    worker_pipe.send("stop")
+    with mock_cluster("least_loaded", options.streams) as cluster:
+        figures = measure(cluster, options.streams)
     write_record(
         options.json,
         "router memory under slow readers",
         ["mserve", "starlette", "uvicorn", "uvloop"],
         streams=options.streams,
-        idle_mib=round(idle),
-        full_mib=round(full),
-        per_stream_kib=round(per_stream_kib, 1),
-        after_mib=round(after),
+        **figures,
     )
 
 

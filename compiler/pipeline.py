@@ -83,6 +83,7 @@ class CompiledStrategy:
         self.observes: frozenset[str] = observations_of(tree)
         self.unsupported: tuple[str, ...] = unsupported_features(self.pools)
         self.values = {name: param.default for name, param in self.params.items()}
+        self.forecasts_all = False  # a decision has the forecasts of all routes, wanted or not
         self._lowering = Lowering()
         self._let_of = {expression(let.value): let.name for let in tree.lets}
 
@@ -125,15 +126,24 @@ class CompiledStrategy:
         for route in self.routes:
             plan = self._try_route(route, frame)
             if plan is not None:
-                return Decision(
-                    plan,
-                    self.bindings(frame),
-                    tuple(frame.guards),
-                    frame.forecasts.get(route.name),
-                    self._turns(route, frame),
-                    tuple(self._named(choice) for choice in frame.choices),
-                )
+                return self._decision(route, plan, frame)
         return None
+
+    def _decision(self, taken: CompiledRoute, plan: Plan, frame: Frame) -> Decision:
+        """Forecasts that the strategy did not ask for come last: they must not change anything."""
+        decision = Decision(
+            plan,
+            self.bindings(frame),
+            tuple(frame.guards),
+            frame.forecasts.get(taken.name),
+            self._turns(taken, frame),
+            tuple(self._named(choice) for choice in frame.choices),
+            tuple(frame.forecasts.items()),
+        )
+        if not self.forecasts_all:
+            return decision
+        forecasts = tuple((route.name, self._forecast(frame, route.name)) for route in self.routes)
+        return replace(decision, forecasts=forecasts)
 
     def _try_route(self, route: CompiledRoute, frame: Frame) -> Plan | None:
         """The route's plan if its guard holds and nothing it needs is missing."""

@@ -7,7 +7,7 @@ Plain frozen dataclasses: cheap on the request path; `schema.py` turns them into
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 PLAN_VERSION = 1
 FIRST_TOKEN = ".first_token"
@@ -146,8 +146,7 @@ class SloSpec:
 BindingValue = float | bool | str | tuple[str, ...] | None
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """What a choice saw in one worker: the value, and the summands that it is made of."""
 
     worker: WorkerName
@@ -176,6 +175,8 @@ class Decision:
 
     A missing value (a choice over no worker) is None; `guards` holds the routes tried, in order.
     `turns` are the places of every `next(...)` that was asked: their counters advance at dispatch.
+    `forecasts` are predicted seconds to the first token by route, infinite where it is impossible: of
+    those routes that somebody wanted to know it of.
     """
 
     plan: Plan
@@ -184,3 +185,4 @@ class Decision:
     predicted_ttft_s: float | None = None
     turns: tuple[int, ...] = ()
     choices: tuple[Choice, ...] = ()
+    forecasts: tuple[tuple[str, float], ...] = ()

@@ -117,9 +117,12 @@ def _unsupported_settings(pools: tuple[PoolSpec, ...]) -> Iterator[str]:
             kind = value.get("kind") if isinstance(value, dict) else None
             if (name, kind) not in _SUPPORTED_SETTINGS:
                 what = f"{name} = {kind}" if kind else name
-                yield f"Pool '{pool.name}': `{what}` is not executed yet."
+                yield f"Pool '{pool.name}': `{what}` is not executed yet{_INSTEAD.get(name, '')}."
 
 
+_INSTEAD = {
+    "prefetch": ": KV comes back from host memory in the step that needs it, as with `prefetch = none`"
+}
 _SUPPORTED_SETTINGS = frozenset(
     {
         ("queue", "fcfs"),
@@ -127,6 +130,7 @@ _SUPPORTED_SETTINGS = frozenset(
         ("queue", "hit_ratio"),
         ("queue", "priority"),
         ("batch", "continuous"),
+        ("batch", "aligned"),
         ("prefetch", "none"),
         ("prefix_cache", "lru"),
         ("prefix_cache", "none"),

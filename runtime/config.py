@@ -18,6 +18,7 @@ MIN_TOKEN_CHARACTERS = 16
 CLUSTER_TOKEN = "MSERVE_CLUSTER_TOKEN"
 """The environment variable with the secret that a cluster's members share."""
 QUEUES = ("fcfs", "hit_ratio", "deadline", "priority")
+BATCHES = ("continuous", "aligned")
 LOADS = ("auto", "dummy")
 _FACTORS = {"b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
 
@@ -38,6 +39,10 @@ class EngineOptions:
     prefix_cache: bool = True
     queue: str = "fcfs"
     queue_groups: int = 10
+    batch: str = "continuous"
+    spread: float = 2.0
+    patience_s: float = 0.05
+    fill: float = 0.8
     max_model_len: int | None = None
     max_batch_tokens: int = 2048
     chunk_tokens: int = 512
@@ -74,6 +79,13 @@ class EngineOptions:
             raise ConfigError(f"--load takes {', '.join(LOADS)}, not {self.load!r}.")
         if self.queue not in QUEUES:
             raise ConfigError(f"--queue takes {', '.join(QUEUES)}, not {self.queue!r}.")
+        if self.batch not in BATCHES:
+            raise ConfigError(f"--batch takes {', '.join(BATCHES)}, not {self.batch!r}.")
+        if self.spread < 1 or self.patience_s < 0 or not 0 <= self.fill <= 1:
+            raise ConfigError(
+                "--spread is at least 1, --patience not negative and --fill from 0 to 1, not "
+                f"{self.spread:g}, {self.patience_s:g} and {self.fill:g}."
+            )
 
 
 @dataclass(frozen=True, slots=True)

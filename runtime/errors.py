@@ -13,6 +13,7 @@ MserveError
     ├── NoRoom             no memory or no place in a queue; retry later   429
     ├── EngineFailure      the engine could not do it; its loop lives on   500
     ├── WorkerLost         connection or heartbeat of a worker is gone     502
+    │   └── Unreachable    it never took the call                          502
     └── Unavailable        draining, or no worker; retry later             503
 """
 
@@ -100,6 +101,10 @@ class WorkerLost(RequestError):
     status = 502
     kind = "worker_lost_error"
     retryable = True
+
+
+class Unreachable(WorkerLost):
+    """Its work has not begun: as good as a worker that is not there."""
 
 
 class Unavailable(RequestError):

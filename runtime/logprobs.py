@@ -4,7 +4,7 @@ Made where text is made, in the worker: one piece of JSON for each piece of text
 """
 
 import codecs
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import Any, Literal
 
 from mserve.runtime.messages import Logprobs
@@ -13,18 +13,20 @@ Scored = tuple[int, Logprobs]  # a token and how probable it was
 
 
 class LogprobWriter:
-    """One answer's. `token_bytes` says what a token stands for; `text_offset` is the number of
-    characters before the first token, for completions."""
+    """One answer's. `token_bytes` says what a token stands for; the text leaves out those in
+    `skipped`. `text_offset` is the number of characters before the first token, for completions."""
 
     def __init__(
         self,
         kind: Literal["completion", "chat"],
         token_bytes: Callable[[int], bytes],
         text_offset: int = 0,
+        skipped: Container[int] = (),
     ) -> None:
         self._kind = kind
         self._token_bytes = token_bytes
         self._text_offset = text_offset
+        self._skipped = skipped
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def piece(self, tokens: Iterable[Scored]) -> dict[str, Any]:
@@ -56,7 +58,8 @@ class LogprobWriter:
             ranked = (*logprobs.top, (token, logprobs.chosen))  # its own too, however unlikely
             body["top_logprobs"].append({self._text(each): value for each, value in ranked})
             body["text_offset"].append(self._text_offset)
-            self._text_offset += len(self._decoder.decode(self._token_bytes(token)))
+            if token not in self._skipped:
+                self._text_offset += len(self._decoder.decode(self._token_bytes(token)))
         return body
 
     def _text(self, token: int) -> str:

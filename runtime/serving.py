@@ -28,6 +28,7 @@ from mserve.runtime.config import (
     TrustOptions,
     threads_per_worker,
 )
+from mserve.runtime.engine.pool_settings import host_cache_bytes, with_settings
 from mserve.runtime.errors import ConfigError, Unavailable
 from mserve.runtime.http_server import bind
 from mserve.runtime.router.live import Language
@@ -103,19 +104,9 @@ def _plan_workers(strategy: Strategy, options: ServeOptions) -> list[tuple[str, 
 
 def _engine(pool: PoolSpec, options: EngineOptions) -> EngineOptions:
     """What the strategy says of a pool goes before the command line."""
-    settings = pool.settings
-    if isinstance(batch := settings.get("batch"), dict):
-        tokens = int(batch.get("tokens", options.max_batch_tokens))
-        chunk = int(batch.get("chunk", options.chunk_tokens))
-        options = replace(options, max_batch_tokens=tokens, chunk_tokens=min(chunk, tokens))
-    if isinstance(queue := settings.get("queue"), dict):
-        groups = int(queue.get("groups", options.queue_groups))
-        options = replace(options, queue=queue["kind"], queue_groups=groups)
-    if isinstance(cache := settings.get("prefix_cache"), dict):
-        options = replace(options, prefix_cache=cache["kind"] != "none")
-    if isinstance(size := settings.get("host_cache"), int | float):
-        options = replace(options, host_cache_bytes=int(size))
-    return options
+    options = with_settings(options, pool)
+    host_bytes = host_cache_bytes(pool)
+    return options if host_bytes is None else replace(options, host_cache_bytes=host_bytes)
 
 
 def _worker(
@@ -143,6 +134,10 @@ def _worker(
         "--host-cache": engine.host_cache_bytes,
         "--queue": engine.queue,
         "--queue-groups": engine.queue_groups,
+        "--batch": engine.batch,
+        "--spread": engine.spread,
+        "--patience": engine.patience_s,
+        "--fill": engine.fill,
         "--max-model-len": engine.max_model_len,
         "--max-batch-tokens": engine.max_batch_tokens,
         "--chunk-tokens": engine.chunk_tokens,

@@ -36,7 +36,9 @@ class Tokenizer:
         self._tokenizer = tokenizer
         self._template = template
         self._variables = dict(variables or {})
-        self._added = {str(each) for each in tokenizer.get_added_tokens_decoder().values()}
+        added = tokenizer.get_added_tokens_decoder()
+        self._added = {str(each) for each in added.values()}
+        self.special_ids = frozenset(token for token, each in added.items() if each.special)
         self._is_byte_level = "ByteLevel" in repr(tokenizer.decoder)
         self.eos_ids = frozenset(eos_ids)
         self.vocab_size: int = tokenizer.get_vocab_size(with_added_tokens=True)

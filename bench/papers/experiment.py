@@ -5,9 +5,10 @@ Knows no paper: settings, published figures and what they mean are in the script
 """
 
 import argparse
+import itertools
 import multiprocessing
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 
 from mserve.compiler.pipeline import compile_strategy
 from mserve.dsl.check import check_text
+from mserve.runtime.simulator.comparison import Estimate
 from mserve.runtime.simulator.hardware import load_hardware
 from mserve.runtime.simulator.pools import WorkerOptions, plan_workers
 from mserve.runtime.simulator.simulation import Simulation
@@ -36,7 +38,8 @@ WARM_UP = 0.1  # the share of the requests that come first and are not counted: 
 @dataclass(frozen=True, slots=True)
 class Run:
     """What is simulated. `strategy` is a shipped one's name, or the text of another; `settings` those
-    of its pools that its text leaves open. `rate` in requests/s scales a trace that has its own."""
+    of its pools that its text leaves open. `rate` in requests/s scales a trace that has its own, of
+    which the seed says nothing: other samples of it are other windows."""
 
     label: str
     strategy: str
@@ -46,6 +49,7 @@ class Run:
     seed: int = 1
     rate: float | None = None
     num: int | None = None  # requests, of a trace
+    skip: int = 0  # of its requests, before those
     params: Mapping[str, float] = field(default_factory=dict)
     is_warm: bool = False  # what comes first is not counted
 
@@ -69,12 +73,31 @@ class Figure:
 
 def run_all(runs: Sequence[Run], num_processes: int) -> list[Figure]:
     """The runs' figures, in their order. Runs do not know of each other, so processes share them."""
+    if num_processes == 1:
+        return [_shown(simulate(run)) for run in runs]
     with multiprocessing.get_context("spawn").Pool(num_processes) as pool:
-        figures = []
-        for figure in pool.imap(simulate, runs, chunksize=1):
-            figures.append(figure)
-            print(line_of(figure), flush=True)
-        return figures
+        return [_shown(figure) for figure in pool.imap(simulate, runs, chunksize=1)]
+
+
+def _shown(figure: Figure) -> Figure:
+    print(line_of(figure), flush=True)
+    return figure
+
+
+def grouped(runs: Sequence[Sequence[Run]], num_processes: int) -> list[list[Figure]]:
+    """As `run_all`, of runs that belong together: the same of several seeds."""
+    figures = iter(run_all([run for group in runs for run in group], num_processes))
+    return [list(itertools.islice(figures, len(group))) for group in runs]
+
+
+def seeded(run: Run, seeds: Iterable[int]) -> list[Run]:
+    return [replace(run, seed=seed) for seed in seeds]
+
+
+def windows(run: Run, num_windows: int) -> list[Run]:
+    """The run over the first requests of a trace, and over those that follow them."""
+    assert run.num is not None, "a window has a length"
+    return [replace(run, seed=at, skip=at * run.num) for at in range(num_windows)]
 
 
 def simulate(run: Run) -> Figure:
@@ -82,7 +105,7 @@ def simulate(run: Run) -> Figure:
     for name, value in run.params.items():
         strategy.set_param(name, value)
     specs = plan_workers(strategy.pools, run.cluster, run.options, load_hardware())
-    outcomes = Simulation(strategy, specs).run(_arrivals(run)).outcomes
+    outcomes = Simulation(strategy, specs).run(arrivals_of(run)).outcomes
     counted = outcomes[int(len(outcomes) * WARM_UP) :] if run.is_warm else outcomes
     return _figure(run, summarize(counted))
 
@@ -93,9 +116,18 @@ def _source(strategy: str) -> str:
     return (files("mserve.strategies") / f"{strategy}.mserve").read_text("utf-8")
 
 
-def _arrivals(run: Run) -> Iterable[Arrival]:
-    arrivals = traffic(run.traffic, seed=run.seed)
-    return scaled(arrivals, rate=run.rate, limit=run.num)
+def arrivals_of(run: Run) -> Iterable[Arrival]:
+    arrivals = itertools.islice(traffic(run.traffic, seed=run.seed), run.skip, None)
+    return scaled(_from_zero(arrivals), rate=run.rate, limit=run.num)
+
+
+def _from_zero(arrivals: Iterator[Arrival]) -> Iterator[Arrival]:
+    """What was skipped takes no time."""
+    first = next(arrivals, None)
+    if first is None:
+        return
+    for arrival in itertools.chain([first], arrivals):
+        yield replace(arrival, at_s=arrival.at_s - first.at_s)
 
 
 def _figure(run: Run, summary: Summary) -> Figure:
@@ -116,9 +148,27 @@ def _figure(run: Run, summary: Summary) -> Figure:
     )
 
 
+Value = Callable[[Figure], float]
+
+
+def mean_of(figures: Sequence[Figure], value: Value) -> Estimate:
+    """Over seeds."""
+    return Estimate.of([value(figure) for figure in figures])
+
+
+def times_lower(ours: Sequence[Figure], theirs: Sequence[Figure], value: Value) -> Estimate:
+    """How many times lower ours is, seed by seed: both had the same traffic."""
+    return Estimate.of([value(b) / value(a) for a, b in zip(ours, theirs, strict=True)])
+
+
+def spelled(estimate: Estimate, unit: str = "", digits: int = 2) -> str:
+    margin = f" ± {estimate.margin:.{digits}f}" if estimate.margin else ""
+    return f"{estimate.mean:.{digits}f}{margin}{unit}"
+
+
 def line_of(figure: Figure) -> str:
     return (
-        f"{figure.label:<44} TTFT {figure.ttft_mean_s:7.3f} s, p99 {figure.ttft_p99_s:7.3f} s"
+        f"{f'{figure.label}, seed {figure.seed}':<52} TTFT {figure.ttft_mean_s:7.3f} s, p99 {figure.ttft_p99_s:7.3f} s"
         f"  TPOT {figure.tpot_mean_s * 1e3:5.1f} ms"
         f"  JCT {figure.jct_mean_s:6.2f} s, p99 {figure.jct_p99_s:6.2f} s"
         f"  cached {figure.cached_share:.0%}"
@@ -176,4 +226,5 @@ def parser_of(doc: str) -> argparse.ArgumentParser:
     """What all scripts take."""
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--processes", type=int, default=2, help="(default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=3, help="(default: %(default)s)")
     return parser

@@ -8,13 +8,26 @@ that rate, over several seeds: our own strategies against data parallelism with 
 chunk, and with the chunk that suits it best.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from statistics import fmean
 
+from mserve.runtime.simulator.comparison import Estimate
 from mserve.runtime.simulator.pools import WorkerOptions
 from mserve.runtime.traffic.charts import Axis, Line
-from papers.experiment import Figure, Run, as_json, parser_of, run_all, write_chart, write_figures
+from papers.experiment import (
+    Figure,
+    Run,
+    Value,
+    as_json,
+    grouped,
+    mean_of,
+    parser_of,
+    run_all,
+    seeded,
+    spelled,
+    write_chart,
+    write_figures,
+)
 
 QUESTION = "what strategies come to on two workers of four H100: the paper's figures and ours"
 ENGINE = WorkerOptions(gpu="h100", model="llama-3.1-70b", weights="fp8", gpus=4, page_size=512)
@@ -22,7 +35,7 @@ RATES = (1.6, 2.4, 3.2, 4.0, 4.8, 5.6)  # requests/s
 TOP_RATE = RATES[-1]
 APART = {"prefill": 1, "decode": 1}
 CLUSTERS = {"data_parallel": {"workers": 2}, "prefill_decode": APART, "balanced": APART}
-OURS = ("deflect", "deflect_chunked")
+OURS = ("deflect", "deflect_chunked", "deflect_sooner")
 DEFAULT = (ENGINE.max_batch_tokens, ENGINE.chunk_tokens)  # of the engine, in tokens
 # Of data parallelism: most tokens of a step, and of one prompt in it.
 BUDGETS = (
@@ -54,7 +67,7 @@ PAPER = {
 }
 
 
-CHARTS: Mapping[str, Callable[[Figure], float]] = {
+CHARTS: Mapping[str, Value] = {
     "mean time to first token": lambda figure: figure.ttft_mean_s,
     "mean time per output token": lambda figure: figure.tpot_mean_s,
     "p99 job completion time": lambda figure: figure.jct_p99_s,
@@ -63,12 +76,12 @@ CHARTS: Mapping[str, Callable[[Figure], float]] = {
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A strategy beside data parallelism of one chunk: means over the seeds."""
+    """A strategy beside data parallelism of one chunk, over seeds; in percent."""
 
     strategy: str
     budget: tuple[int, int]  # of data parallelism
-    ttft_times: float  # mean time to first token, over data parallelism's
-    jct_p99_less: float  # the share by which p99 of the whole answer is below
+    ttft: Estimate  # the mean time to first token, of data parallelism's
+    jct_p99_less: Estimate  # by which p99 of the whole answer is below
 
 
 Budget = tuple[int, int]
@@ -77,7 +90,7 @@ Budget = tuple[int, int]
 def run_of(strategy: str, rate: float, num: int, seed: int, budget: Budget = DEFAULT) -> Run:
     """`budget` is that of workers whose pool does not say."""
     tokens, chunk = budget
-    label = f"{strategy}, {rate}/s, {tokens}/{chunk}, seed {seed}"
+    label = f"{strategy}, {rate}/s, {tokens}/{chunk}"
     spec = f"poisson:rate={rate},input=3000,output=100,num={num}"
     engine = replace(ENGINE, max_batch_tokens=tokens, chunk_tokens=chunk)
     return Run(label, strategy, spec, CLUSTERS.get(strategy, APART), engine, seed)
@@ -124,59 +137,51 @@ def compared(num: int, num_seeds: int, num_processes: int) -> tuple[list[Figure]
     variants = [(name, DEFAULT) for name in OURS]
     variants += [("data_parallel", budget) for budget in BUDGETS]
     seeds = range(FIRST_SEED, FIRST_SEED + num_seeds)
-    runs = [run_of(name, TOP_RATE, num, s, budget) for name, budget in variants for s in seeds]
-    figures = run_all(runs, num_processes)
-    each = [figures[at : at + num_seeds] for at in range(0, len(figures), num_seeds)]
-    means = {v: Means.of(some) for v, some in zip(variants, each, strict=True)}
+    runs = [seeded(run_of(name, TOP_RATE, num, 0, budget), seeds) for name, budget in variants]
+    each = dict(zip(variants, grouped(runs, num_processes), strict=True))
     verdicts = [
-        verdict(name, means[name, DEFAULT], budget, means["data_parallel", budget])
+        verdict(name, each[name, DEFAULT], budget, each["data_parallel", budget])
         for name in OURS
         for budget in BUDGETS
     ]
-    _print_verdicts(means, verdicts)
-    return figures, verdicts
+    _print_means(each)
+    _print_verdicts(verdicts)
+    return [figure for figures in each.values() for figure in figures], verdicts
 
 
-@dataclass(frozen=True, slots=True)
-class Means:
-    """Over seeds, in seconds."""
-
-    ttft_mean_s: float
-    tpot_mean_s: float
-    jct_p99_s: float
-
-    @classmethod
-    def of(cls, figures: Sequence[Figure]) -> "Means":
-        return cls(
-            fmean(figure.ttft_mean_s for figure in figures),
-            fmean(figure.tpot_mean_s for figure in figures),
-            fmean(figure.jct_p99_s for figure in figures),
-        )
+def verdict(name: str, ours: Sequence[Figure], budget: Budget, theirs: Sequence[Figure]) -> Verdict:
+    """Figures of the same seeds, in order: each is compared with the other of its traffic."""
+    pairs = list(zip(ours, theirs, strict=True))
+    return Verdict(
+        name,
+        budget,
+        Estimate.of([100 * a.ttft_mean_s / b.ttft_mean_s for a, b in pairs]),
+        Estimate.of([100 * (1 - a.jct_p99_s / b.jct_p99_s) for a, b in pairs]),
+    )
 
 
-def verdict(name: str, ours: Means, budget: Budget, theirs: Means) -> Verdict:
-    times = ours.ttft_mean_s / theirs.ttft_mean_s
-    return Verdict(name, budget, times, 1 - ours.jct_p99_s / theirs.jct_p99_s)
+def _print_means(each: Mapping[tuple[str, Budget], Sequence[Figure]]) -> None:
+    """Rows of docs/papers.md."""
+    for (name, (tokens, chunk)), figures in each.items():
+        ttft = spelled(mean_of(figures, lambda figure: 1e3 * figure.ttft_mean_s), " ms", 0)
+        tpot = spelled(mean_of(figures, lambda figure: 1e3 * figure.tpot_mean_s), " ms", 1)
+        p99 = spelled(mean_of(figures, lambda figure: figure.jct_p99_s), " s")
+        print(f"| `{name}`, {tokens}/{chunk} | {ttft} | {tpot} | {p99} |")
 
 
-def _print_verdicts(means: Mapping[tuple[str, Budget], Means], verdicts: Sequence[Verdict]) -> None:
-    for (name, (tokens, chunk)), mean in means.items():
-        print(
-            f"{name:<16} {tokens:5}/{chunk:<5} TTFT {mean.ttft_mean_s * 1e3:4.0f} ms"
-            f"  TPOT {mean.tpot_mean_s * 1e3:4.1f} ms  p99 JCT {mean.jct_p99_s:.2f} s"
-        )
+def _print_verdicts(verdicts: Sequence[Verdict]) -> None:
     for each in verdicts:
         tokens, chunk = each.budget
         print(
-            f"{each.strategy:<16} beside data parallelism of {tokens:4}/{chunk:<4}: p99 JCT"
-            f" {each.jct_p99_less:4.0%} less, at {each.ttft_times:.2f} times its time to first token"
+            f"{each.strategy:<16} beside data parallelism of {tokens:4}/{chunk:<4}: p99 of the whole"
+            f" answer {spelled(each.jct_p99_less, '%', 0)} lower, at {spelled(each.ttft, '%', 0)} of"
+            " its time to first token"
         )
 
 
 def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--num", type=int, default=2000, help="requests (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=3, help="(default: %(default)s)")
     parser.add_argument("--rates", type=float, nargs="+", default=RATES, metavar="R")
     arguments = parser.parse_args()
     figures = published(arguments.rates, arguments.num, arguments.processes)

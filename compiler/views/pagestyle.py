@@ -15,7 +15,7 @@ p{margin:4px 0 12px;color:var(--dim)}
 code{font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,"DejaVu Sans Mono",monospace}
 .time{white-space:nowrap}
 .scroll,.drawing{overflow-x:auto}
-.drawing svg{display:block;max-width:100%;height:auto}
+.drawing svg{display:block;max-width:100%;min-width:720px;height:auto}
 table{border-collapse:collapse;width:100%;margin:0 0 16px;font-size:14px}
 th,td{text-align:left;vertical-align:top;padding:5px 12px 5px 8px;
 border-bottom:1px solid var(--rule)}
@@ -30,5 +30,5 @@ a{color:inherit}
 .source li:target{outline:2px solid var(--ink);outline-offset:-2px}
 .source .number{display:inline-block;width:3ch;margin-right:16px;text-align:right;
 color:var(--dim);font:13px ui-monospace,monospace;user-select:none}
-@media print{h2{break-after:avoid}.source li,tr,svg{break-inside:avoid}}
+@media print{.drawing svg{min-width:0}h2{break-after:avoid}.source li,tr,svg{break-inside:avoid}}
 """

@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     from mserve.runtime.errors import MserveError
 
-    arguments = _parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    arguments = _parser().parse_args(words, argparse.Namespace(command_line=words))
     try:
         code: int = arguments.run(arguments)
         return code

@@ -7,7 +7,6 @@ what there is by then. Knows no measure: runtime/traffic/ has them.
 import argparse
 import asyncio
 import json
-import os
 import re
 import secrets
 import sys
@@ -15,7 +14,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mserve.runtime.cli import pages
+from mserve.runtime.cli.output import StatusLine, add_output, check_writable, goals_of, write_text
 from mserve.runtime.cli.strategies import Commands
+from mserve.runtime.cli.traffic import add_traffic, api_key, check_above_0, traffic_options
 
 if TYPE_CHECKING:
     from mserve.runtime.traffic.load import LoadOptions, LoadTest
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from mserve.runtime.traffic.prompts import Vocabulary
     from mserve.runtime.traffic.replay import Progress
 
-API_KEY = "OPENAI_API_KEY"
 DEFAULT_TRACE = "poisson:rate=2,input=512,output=64,num=100"
 THIS_RUN = "this run"
 _BAR_WIDTH = 24
@@ -35,16 +36,12 @@ def add_commands(commands: Commands) -> None:
     )
     parser.add_argument("url", metavar="URL", help="of the server, http://HOST:PORT")
     parser.add_argument("--model", metavar="NAME", help="where the server has several")
-    _add_traffic(parser)
+    _add_sending(add_traffic(parser, DEFAULT_TRACE))
     _add_prompts(parser)
-    parser.add_argument(
-        "--slo", metavar="GOALS", help="what goodput counts, as ttft=500ms,tpot=50ms,jct=10s"
-    )
     parser.add_argument(
         "--timeout", default="10min", metavar="TIME", help="of a request (default: %(default)s)"
     )
-    parser.add_argument("--format", choices=("table", "json"), default="table")
-    parser.add_argument("--html", type=Path, metavar="OUT", help="write a report with charts")
+    add_output(parser)
     parser.add_argument("--json", type=Path, metavar="OUT", help="write figures and every request")
     parser.add_argument(
         "--against",
@@ -57,24 +54,13 @@ def add_commands(commands: Commands) -> None:
     parser.set_defaults(run=_bench)
 
 
-def _add_traffic(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("traffic")
-    group.add_argument(
-        "--trace",
-        default=DEFAULT_TRACE,
-        metavar="SPEC",
-        help="a file, or a generator with its settings (default: %(default)s)",
-    )
-    group.add_argument("--rate", type=float, metavar="R", help="requests per second on average")
-    group.add_argument("--speed", type=float, metavar="S", help="2 makes times half as long")
+def _add_sending(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
         "--concurrency",
         type=int,
         metavar="N",
         help="keep N requests under way instead of sending each at its time",
     )
-    group.add_argument("--limit", type=int, metavar="N", help="of all, the first N requests")
-    group.add_argument("--duration", metavar="TIME", help="of those, the ones before TIME")
     group.add_argument(
         "--seed",
         type=int,
@@ -99,50 +85,39 @@ def _add_prompts(parser: argparse.ArgumentParser) -> None:
 # --- the command line ---------------------------------------------------------------------------
 
 
-def _options(arguments: argparse.Namespace) -> "LoadOptions":
+def _load_options(arguments: argparse.Namespace) -> "LoadOptions":
     """Raises ConfigError."""
     from mserve.runtime.traffic.load import LoadOptions
     from mserve.runtime.traffic.model import Wanted
     from mserve.runtime.traffic.objectives import seconds
 
-    _check(arguments)
+    check_above_0(arguments, "concurrency", "scale")
+    traffic = traffic_options(arguments)
+    _check_concurrency(arguments)
     vocabulary = _vocabulary(arguments.vocab) if arguments.vocab else None
     seed: int | None = arguments.seed
     return LoadOptions(
         url=arguments.url,
-        trace=arguments.trace,
+        traffic=traffic,
         prompt_seed=secrets.randbits(64) if seed is None else seed,
         seed=seed or 0,
-        rate=arguments.rate,
-        speed=arguments.speed or 1.0,
-        limit=arguments.limit,
-        duration_s=seconds(arguments.duration, "--duration") if arguments.duration else None,
         concurrency=arguments.concurrency,
         scale=arguments.scale,
         timeout_s=seconds(arguments.timeout, "--timeout"),
         wanted=Wanted(arguments.model, vocabulary, not arguments.no_ignore_eos),
-        api_key=os.environ.get(API_KEY, ""),
+        api_key=api_key(),
     )
 
 
-def _check(arguments: argparse.Namespace) -> None:
+def _check_concurrency(arguments: argparse.Namespace) -> None:
     from mserve.runtime.errors import ConfigError
 
-    for flag in ("rate", "speed", "concurrency", "limit", "scale"):
-        value = getattr(arguments, flag)
-        if value is not None and not 0 < value < float("inf"):
-            raise ConfigError(f"--{flag} must be above 0, not {value}.")
     times = [f"--{flag}" for flag in ("rate", "speed") if getattr(arguments, flag) is not None]
-    if len(times) > 1:
-        raise ConfigError("--rate and --speed both set when requests arrive: give one of them.")
     if arguments.concurrency is not None and times:
         raise ConfigError(
             f"With --concurrency requests go out when others end, so {times[0]} has no meaning:"
             " leave one of them out."
         )
-    for path in (arguments.html, arguments.json):
-        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
-            raise ConfigError(f"{path} cannot be written: name a file in a folder that is there.")
 
 
 def _vocabulary(text: str) -> "Vocabulary":
@@ -160,35 +135,35 @@ def _vocabulary(text: str) -> "Vocabulary":
 
 def _bench(arguments: argparse.Namespace) -> int:
     from mserve.runtime.traffic.load import LoadTest
-    from mserve.runtime.traffic.objectives import goals
 
-    test = LoadTest(_options(arguments))
-    wanted = goals(arguments.slo) if arguments.slo else None
-    earlier = _earlier(arguments.against)
+    test = LoadTest(_load_options(arguments))
+    for path in filter(None, (arguments.html, arguments.json)):
+        check_writable(path)
+    goals = goals_of(arguments)
+    earlier = _earlier_runs(arguments.against)
     _raise_file_limit()
-    is_interrupted = _run(test)
-    _report(arguments, test, list(test.notes(is_interrupted=is_interrupted)), earlier, wanted)
+    is_interrupted = _send_traffic(test)
+    _report(arguments, test, list(test.notes(is_interrupted=is_interrupted)), earlier, goals)
     if is_interrupted:
         return 130
     return 1 if test.progress and test.progress.num_failed else 0
 
 
-def _run(test: "LoadTest") -> bool:
+def _send_traffic(test: "LoadTest") -> bool:
     """Whether it was interrupted. Raises KeyboardInterrupt where nothing had begun."""
-    with _Bar() as bar:
+    from mserve.runtime.clock import LoopClock
+
+    async def load() -> None:
+        await test.run(LoopClock(), lambda progress: line.show(_bar(progress)))
+
+    with StatusLine() as line:
         try:
-            asyncio.run(_load(test, bar))
+            asyncio.run(load())
         except KeyboardInterrupt:
             if test.progress is None:
                 raise
             return True
     return False
-
-
-async def _load(test: "LoadTest", bar: "_Bar") -> None:
-    from mserve.runtime.clock import LoopClock
-
-    await test.run(LoopClock(), bar.draw)
 
 
 def _raise_file_limit() -> None:
@@ -199,27 +174,12 @@ def _raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-class _Bar:
-    """A line on standard error that shows how far it is; on a terminal only."""
-
-    def __init__(self) -> None:
-        self._is_shown = sys.stderr.isatty()
-
-    def __enter__(self) -> "_Bar":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._is_shown:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-
-    def draw(self, progress: "Progress") -> None:
-        if not self._is_shown:
-            return
-        ended, total = len(progress.outcomes), progress.num_arrivals
-        done = "#" * (ended * _BAR_WIDTH // total)
-        failed = f", {progress.num_failed} failed" if progress.num_failed else ""
-        text = f"[{done:{_BAR_WIDTH}}] {ended}/{total}, {progress.num_running} running{failed}"
-        print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
+def _bar(progress: "Progress") -> str:
+    """How far it is, as one line."""
+    ended, total = len(progress.outcomes), progress.num_arrivals
+    done = "#" * (ended * _BAR_WIDTH // total)
+    failed = f", {progress.num_failed} failed" if progress.num_failed else ""
+    return f"[{done:{_BAR_WIDTH}}] {ended}/{total}, {progress.num_running} running{failed}"
 
 
 # --- what came of it ----------------------------------------------------------------------------
@@ -232,7 +192,6 @@ def _report(
     earlier: "Mapping[str, Sequence[Outcome]]",
     goals: "Goals | None",
 ) -> None:
-    from mserve.runtime.traffic.page import write_page
     from mserve.runtime.traffic.report import outcomes_json, run_json
 
     assert test.progress is not None, "A test that is over had begun."
@@ -244,10 +203,11 @@ def _report(
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     if arguments.json is not None:
-        _write(arguments.json, json.dumps({**figures, "outcomes": outcomes_json(outcomes)}) + "\n")
+        write_text(
+            arguments.json, json.dumps({**figures, "outcomes": outcomes_json(outcomes)}) + "\n"
+        )
     if arguments.html is not None:
-        title = f"{test.model} at {arguments.url}, {arguments.trace}"
-        _write(arguments.html, write_page(title, runs, goals, notes))
+        pages.write_measurement(arguments, test.model, runs, goals, notes)
 
 
 def _tables(runs: "Mapping[str, Sequence[Outcome]]", goals: "Goals | None") -> str:
@@ -258,7 +218,7 @@ def _tables(runs: "Mapping[str, Sequence[Outcome]]", goals: "Goals | None") -> s
     return f"{table}\n\n{compare_table(runs, goals)}" if len(runs) > 1 else table
 
 
-def _earlier(paths: Sequence[Path]) -> "dict[str, list[Outcome]]":
+def _earlier_runs(paths: Sequence[Path]) -> "dict[str, list[Outcome]]":
     """What --json files hold, by their names. Raises ConfigError."""
     import msgspec
 
@@ -275,13 +235,3 @@ def _earlier(paths: Sequence[Path]) -> "dict[str, list[Outcome]]":
         except (OSError, msgspec.DecodeError) as error:
             raise ConfigError(f"--against {path} is no run that --json wrote: {error}.") from None
     return found
-
-
-def _write(path: Path, text: str) -> None:
-    """Raises ConfigError."""
-    from mserve.runtime.errors import ConfigError
-
-    try:
-        path.write_text(text, "utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}.") from None

@@ -5,17 +5,17 @@ Reads the command line and prints what was found. Knows no measure: runtime/simu
 
 import argparse
 import asyncio
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mserve.runtime.cli.output import check_writable
 from mserve.runtime.cli.strategies import Commands
+from mserve.runtime.cli.traffic import api_key
 
 if TYPE_CHECKING:
     from mserve.runtime.simulator.profile import Profile
 
-API_KEY = "OPENAI_API_KEY"
 DEFAULT_OUTPUT = "mserve-profile.json"
 
 
@@ -39,12 +39,10 @@ def add_commands(commands: Commands) -> None:
 
 
 def _calibrate(arguments: argparse.Namespace) -> int:
-    from mserve.runtime.errors import ConfigError
     from mserve.runtime.simulator.profile import write_profile
 
     output: Path = arguments.output
-    if output.is_dir() or not output.absolute().parent.is_dir():
-        raise ConfigError(f"{output} cannot be written: name a file in a folder that is there.")
+    check_writable(output)
     profile = asyncio.run(_measure(arguments.url))
     write_profile(output, profile)
     print(_table(profile))
@@ -63,7 +61,7 @@ async def _measure(url: str) -> "Profile":
 
     view = await asyncio.to_thread(read_cluster, url)
     clock = LoopClock()
-    client = Client(Server.at(url), clock.now, os.environ.get(API_KEY, ""))
+    client = Client(Server.at(url), clock.now, api_key())
     try:
         model = await find_model(client, url, Wanted())
         return await Probes(client, clock, model, view).run(_show)

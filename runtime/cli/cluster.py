@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
@@ -34,10 +35,16 @@ def add_commands(commands: Commands) -> None:
     parser.set_defaults(run=_status)
     parser = commands.add_parser("why", help="show how one request was decided and carried out")
     parser.add_argument(
-        "id", metavar="ID", help="of the answer's x-mserve-plan or x-request-id header"
+        "id",
+        metavar="ID",
+        help="of the answer's x-mserve-plan or x-request-id header; its number, if it was simulated",
     )
     parser.add_argument(
-        "url", nargs="?", default=DEFAULT_URL, metavar="URL", help="of its router (%(default)s)"
+        "url",
+        nargs="?",
+        default=DEFAULT_URL,
+        metavar="URL|FILE",
+        help="of its router (%(default)s), or what `mserve simulate --plans` wrote",
     )
     parser.add_argument("--format", choices=("text", "json"), default="text")
     parser.set_defaults(run=_why)
@@ -128,12 +135,10 @@ def _base(url: str) -> str:
 
 
 def _why(arguments: argparse.Namespace) -> int:
-    from urllib.parse import quote
-
     from mserve.runtime.router.timeline import render_timeline
 
-    given = quote(arguments.id.partition(";")[0].strip(), safe="")  # people paste the whole header
-    plans = _plans(arguments.url, given)
+    given = arguments.id.partition(";")[0].strip()  # people paste the whole header
+    plans = _simulated(arguments.url, given) or _plans(arguments.url, given)
     if arguments.format == "json":
         print(json.dumps(plans[0] if len(plans) == 1 else plans, indent=2))
     else:
@@ -141,10 +146,28 @@ def _why(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _plans(url: str, given: str) -> "list[dict[str, Any]]":
-    """The plan of this id, or all of the request of this id. Raises ConfigError for neither."""
+def _simulated(where: str, given: str) -> "list[dict[str, Any]]":
+    """The plan in a file; empty where there is no such file. Raises ConfigError."""
     from mserve.runtime.errors import ConfigError
 
+    if Path(where).is_file():
+        from mserve.runtime.simulator.plan_file import read_plan
+
+        return [read_plan(Path(where), given)]
+    if Path(where).suffix in (".json", ".jsonl"):
+        raise ConfigError(
+            f"There is no file {where}; `mserve simulate ... --plans FILE` writes one."
+        )
+    return []
+
+
+def _plans(url: str, given: str) -> "list[dict[str, Any]]":
+    """The plan of this id, or all of the request of this id. Raises ConfigError for neither."""
+    from urllib.parse import quote
+
+    from mserve.runtime.errors import ConfigError
+
+    given = quote(given, safe="")
     try:
         return [json.loads(_read(url, f"/v1/plans/{given}"))]
     except ConfigError as unknown_plan:

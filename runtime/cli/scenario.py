@@ -5,16 +5,18 @@ becomes of results.
 """
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mserve.runtime.cli import traffic
+
 if TYPE_CHECKING:
     from mserve.compiler.pipeline import CompiledStrategy
-    from mserve.runtime.simulator.faults import Kill
+    from mserve.runtime.simulator.faults import RandomFaults, TimedFault
     from mserve.runtime.simulator.pools import WorkerOptions
-    from mserve.runtime.simulator.priced_worker import OnRun
-    from mserve.runtime.simulator.simulation import Simulation
+    from mserve.runtime.simulator.priced_worker import WorkerSpec
+    from mserve.runtime.simulator.simulation import Listeners, Simulation
     from mserve.runtime.traffic.arrivals import Arrival
 
 LINKS = ("network", "peer")
@@ -33,17 +35,7 @@ HARDWARE_DEFAULTS: Mapping[str, object] = {
 
 
 def add_traffic(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("traffic")
-    group.add_argument(
-        "--trace",
-        required=True,
-        metavar="SPEC",
-        help="a file, or a generator with its settings, as poisson:rate=5,input=3000,output=100",
-    )
-    group.add_argument("--rate", type=float, metavar="R", help="requests per second on average")
-    group.add_argument("--speed", type=float, metavar="S", help="2 makes times half as long")
-    group.add_argument("--limit", type=int, metavar="N", help="of all, the first N requests")
-    group.add_argument("--duration", metavar="TIME", help="of those, the ones before TIME")
+    traffic.add_traffic(parser)
 
 
 def add_cluster(parser: argparse.ArgumentParser) -> None:
@@ -75,8 +67,9 @@ def add_cluster(parser: argparse.ArgumentParser) -> None:
         "--fault",
         action="append",
         default=[],
-        metavar="'kill WORKER at TIME'",
-        help="what goes wrong: 'kill decode-1 at 30s'",
+        metavar="FAULT",
+        help="what goes wrong: 'kill decode-1 at 30s', 'restart decode-1 at 60s', or by the seed:"
+        " random:every=60s,repair=30s",
     )
 
 
@@ -93,47 +86,46 @@ def prepared(
     strategy: "CompiledStrategy",
     arguments: argparse.Namespace,
     seed: int,
-    on_run: "OnRun | None" = None,
+    listeners: "Listeners | None" = None,
 ) -> "tuple[Simulation, Iterator[Arrival]]":
     """A simulation, and what to run it with. Pools that the strategy does not have are passed over
     where `arguments.passes_over_pools`. Raises ConfigError."""
-    from mserve.runtime.simulator.faults import fault
+    from mserve.runtime.simulator.faults import fault, schedule
+    from mserve.runtime.simulator.simulation import NOBODY, Simulation
 
+    faults: list[TimedFault | RandomFaults] = [fault(text) for text in arguments.fault]
     first, arrivals = _traffic(arguments, seed)
+    specs, request_s = _workers(strategy, arguments, first.block_tokens)
+    simulation = Simulation(
+        strategy,
+        specs,
+        faults=schedule(faults, [spec.name for spec in specs], seed),
+        request_s=request_s,
+        listeners=listeners or NOBODY,
+    )
+    return simulation, arrivals
+
+
+def _workers(
+    strategy: "CompiledStrategy", arguments: argparse.Namespace, block_tokens: int
+) -> "tuple[Sequence[WorkerSpec], Callable[[int], float]]":
+    """On GPUs by name, or as they were measured, with what a request takes beside their steps, by its
+    prompt's tokens. Raises ConfigError."""
+    from mserve.runtime.simulator.hardware import load_hardware
+    from mserve.runtime.simulator.pools import plan_measured, plan_workers
+    from mserve.runtime.simulator.profile import read_profile
+
     counts = _counts(arguments.cluster)
     if arguments.passes_over_pools:
         known = {pool.name for pool in strategy.pools}
         counts = {pool: count for pool, count in counts.items() if pool in known}
-    faults = [fault(text) for text in arguments.fault]
-    return _simulation(strategy, arguments, counts, faults, first.block_tokens, on_run), arrivals
-
-
-def _simulation(
-    strategy: "CompiledStrategy",
-    arguments: argparse.Namespace,
-    counts: Mapping[str, int],
-    faults: "Sequence[Kill]",
-    block_tokens: int,
-    on_run: "OnRun | None",
-) -> "Simulation":
-    """On GPUs by name, or on workers that were measured. Raises ConfigError."""
-    from mserve.runtime.simulator.hardware import load_hardware
-    from mserve.runtime.simulator.pools import plan_measured, plan_workers
-    from mserve.runtime.simulator.profile import read_profile
-    from mserve.runtime.simulator.simulation import Simulation
-
     if arguments.profile is None:
-        options, hardware = (
-            _worker_options(arguments, block_tokens),
-            load_hardware(arguments.hardware),
-        )
-        specs = plan_workers(strategy.pools, counts, options, hardware)
-        return Simulation(strategy, specs, faults=faults, on_run=on_run)
+        options = _worker_options(arguments, block_tokens)
+        hardware = load_hardware(arguments.hardware)
+        return plan_workers(strategy.pools, counts, options, hardware), lambda num_prompt: 0.0
     _check_profile_alone(arguments)
     profile = read_profile(arguments.profile)
-    specs = plan_measured(strategy.pools, counts, profile)
-    request_s = profile.request.time
-    return Simulation(strategy, specs, faults=faults, request_s=request_s, on_run=on_run)
+    return plan_measured(strategy.pools, counts, profile), profile.request.time
 
 
 def _check_profile_alone(arguments: argparse.Namespace) -> None:
@@ -150,35 +142,12 @@ def _traffic(arguments: argparse.Namespace, seed: int) -> "tuple[Arrival, Iterat
     import itertools
 
     from mserve.runtime.errors import ConfigError
-    from mserve.runtime.traffic.arrivals import scaled
-    from mserve.runtime.traffic.objectives import seconds
-    from mserve.runtime.traffic.spec import traffic
-    from mserve.runtime.traffic.traces import ReadOptions
 
-    _check_scaling(arguments)
-    duration: str | None = arguments.duration
-    arrivals = scaled(
-        traffic(arguments.trace, ReadOptions(seed=seed), seed),
-        rate=arguments.rate,
-        speed=arguments.speed or 1.0,
-        limit=arguments.limit,
-        duration_s=seconds(duration, "--duration") if duration else None,
-    )
+    arrivals = traffic.traffic_options(arguments).arrivals(seed)
     first = next(arrivals, None)
     if first is None:
         raise ConfigError(f"There is no request in {arguments.trace!r}.")
     return first, itertools.chain([first], arrivals)
-
-
-def _check_scaling(arguments: argparse.Namespace) -> None:
-    from mserve.runtime.errors import ConfigError
-
-    for flag in ("rate", "speed", "limit"):
-        value = getattr(arguments, flag)
-        if value is not None and not 0 < value < float("inf"):
-            raise ConfigError(f"--{flag} must be above 0, not {value}.")
-    if arguments.rate is not None and arguments.speed is not None:
-        raise ConfigError("--rate and --speed both set when requests arrive: give one of them.")
 
 
 def _worker_options(arguments: argparse.Namespace, block_tokens: int) -> "WorkerOptions":

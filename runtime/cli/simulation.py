@@ -6,19 +6,23 @@ and no measure: runtime/simulator/ and runtime/traffic/ have them.
 
 import argparse
 import json
-import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mserve.runtime.cli import scenario
+from mserve.runtime.cli import pages, scenario
+from mserve.runtime.cli.breakdown import in_words
+from mserve.runtime.cli.output import StatusLine, add_output, goals_of, write_text
 from mserve.runtime.cli.strategies import Commands, servable
 
 if TYPE_CHECKING:
     from mserve.compiler.pipeline import CompiledStrategy
-    from mserve.runtime.simulator.priced_worker import OnRun
+    from mserve.runtime.simulator.plan_file import PlanShelf
     from mserve.runtime.simulator.results import Result
-    from mserve.runtime.traffic.outcomes import Goals, Outcome, Summary
+    from mserve.runtime.simulator.simulation import Listeners
+    from mserve.runtime.traffic.outcomes import Summary
 
 
 def add_commands(commands: Commands) -> None:
@@ -43,8 +47,18 @@ def _add_simulate(commands: Commands) -> None:
     parser.add_argument(
         "--chrome", type=Path, metavar="OUT", help="write every worker's steps as a Chrome trace"
     )
+    parser.add_argument(
+        "--why",
+        action="append",
+        default=[],
+        metavar="REQUEST",
+        help="show how this one was decided and carried out, by its number in the traffic, from 0",
+    )
+    parser.add_argument(
+        "--plans", type=Path, metavar="OUT", help="write every request's plan, for `mserve why`"
+    )
     _add_output(parser)
-    parser.set_defaults(run=_simulate, passes_over_pools=False)
+    parser.set_defaults(run=in_words(_simulate), passes_over_pools=False)
 
 
 def _add_compare(commands: Commands) -> None:
@@ -63,7 +77,7 @@ def _add_compare(commands: Commands) -> None:
         "--seeds", type=int, default=1, metavar="N", help="of traffic (default: %(default)s)"
     )
     _add_output(parser)
-    parser.set_defaults(run=_compare, passes_over_pools=True)
+    parser.set_defaults(run=in_words(_compare), passes_over_pools=True)
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
@@ -74,53 +88,82 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         metavar="PARAM=VALUE",
         help="change a param, within its range: tail=20%%",
     )
-    parser.add_argument(
-        "--slo", metavar="GOALS", help="what goodput counts, as ttft=500ms,tpot=50ms,jct=10s"
-    )
-    parser.add_argument("--format", choices=("table", "json"), default="table")
-    parser.add_argument("--html", type=Path, metavar="OUT", help="write a report with charts")
+    add_output(parser)
 
 
 # --- the commands -------------------------------------------------------------------------------
 
 
 def _simulate(arguments: argparse.Namespace) -> int:
-    from mserve.runtime.simulator.chrome import ChromeTrace
-
     strategy = servable(arguments.file)
     if strategy is None:
         return 1
     _set_params(strategy, arguments.set)
     if arguments.sweep:
+        _check_single_run(arguments)
         return _sweep(strategy, arguments)
-    trace = ChromeTrace()
-    result = _run(strategy, arguments, arguments.seed, trace.record if arguments.chrome else None)
-    print(_result_text(result, _goals(arguments.slo), arguments.format))
-    _write_page(arguments, {strategy.name: result.outcomes})
+    return _simulate_once(strategy, arguments)
+
+
+def _simulate_once(strategy: "CompiledStrategy", arguments: argparse.Namespace) -> int:
+    from mserve.runtime.simulator.chrome import ChromeTrace
+    from mserve.runtime.simulator.lanes import LaneRecorder
+    from mserve.runtime.simulator.plan_file import PlanFile, PlanShelf, request_number
+    from mserve.runtime.simulator.simulation import Listeners
+
+    trace, lanes = ChromeTrace(), LaneRecorder()
+    shelf = PlanShelf([request_number(text) for text in arguments.why])
+    strategy.forecasts_all = bool(arguments.why or arguments.plans)
+    with ExitStack() as files:
+        on_plan = [shelf.add]
+        if arguments.plans is not None:
+            on_plan.append(files.enter_context(PlanFile(arguments.plans)).add)
+        wanted = {trace.record: arguments.chrome, lanes.record: arguments.html}
+        on_run = [record for record, path in wanted.items() if path is not None]
+        listeners = Listeners(on_run, on_plan)
+        result = _run(strategy, arguments, arguments.seed, listeners)
+    if arguments.html is not None:
+        pages.write_simulation(arguments, strategy.name, result, lanes)
     if arguments.chrome is not None:
-        _write(arguments.chrome, trace.json())
+        write_text(arguments.chrome, trace.json(result.faults))
+    _print_result(arguments, result, shelf)
     return 0
 
 
+def _check_single_run(arguments: argparse.Namespace) -> None:
+    """Raises ConfigError for what a sweep has not."""
+    from mserve.runtime.errors import ConfigError
+
+    for flag in ("why", "plans", "chrome"):
+        if getattr(arguments, flag):
+            raise ConfigError(
+                f"--{flag} is about a single run, and --sweep makes several: give --set instead."
+            )
+
+
 def _sweep(strategy: "CompiledStrategy", arguments: argparse.Namespace) -> int:
-    outcomes: dict[str, Sequence[Outcome]] = {}
+    results: dict[str, Result] = {}
     param, values = _swept(strategy, arguments.sweep)
     for value in values:
         strategy.set_param(param, value)
-        name = f"{param}={strategy.spell(param, value)}"
-        outcomes[name] = _run(strategy, arguments, arguments.seed).outcomes
-    _print_comparison(arguments, {name: [each] for name, each in outcomes.items()})
-    _write_page(arguments, outcomes)
+        results[strategy.spell(param, value)] = _run(strategy, arguments, arguments.seed)
+    named = {f"{param}={text}": [result] for text, result in results.items()}
+    _print_comparison(arguments, named)
+    if arguments.html is not None:
+        pages.write_sweep(arguments, strategy.name, param, results)
     return 0
 
 
 def _compare(arguments: argparse.Namespace) -> int:
     from mserve.runtime.errors import ConfigError
+    from mserve.runtime.simulator.lanes import LaneRecorder
+    from mserve.runtime.simulator.simulation import NOBODY, Listeners
 
     if arguments.seeds < 1:
         raise ConfigError(f"--seeds must be at least 1, not {arguments.seeds}.")
     strategies = {file: servable(file) for file in arguments.files}
-    runs: dict[str, list[Sequence[Outcome]]] = {}
+    runs: dict[str, list[Result]] = {}
+    lanes = {file: LaneRecorder() for file in arguments.files}
     pools = {pool.name for each in strategies.values() if each is not None for pool in each.pools}
     params = {name for each in strategies.values() if each is not None for name in each.params}
     _check_known("pool", arguments.cluster, pools)
@@ -129,10 +172,14 @@ def _compare(arguments: argparse.Namespace) -> int:
         if strategy is None:
             return 1
         _set_params(strategy, [each for each in arguments.set if _has(strategy, each)])
-        seeds = range(arguments.seeds)
-        runs[file] = [_run(strategy, arguments, seed).outcomes for seed in seeds]
+        first = NOBODY if arguments.html is None else Listeners([lanes[file].record])
+        further = [NOBODY] * (arguments.seeds - 1)
+        runs[file] = [
+            _run(strategy, arguments, seed, told) for seed, told in enumerate([first, *further])
+        ]
     _print_comparison(arguments, runs)
-    _write_page(arguments, {name: outcomes[0] for name, outcomes in runs.items()})
+    if arguments.html is not None:
+        pages.write_comparison(arguments, runs, lanes)
     return 0
 
 
@@ -155,11 +202,33 @@ def _run(
     strategy: "CompiledStrategy",
     arguments: argparse.Namespace,
     seed: int,
-    on_run: "OnRun | None" = None,
+    listeners: "Listeners | None" = None,
 ) -> "Result":
-    simulation, arrivals = scenario.prepared(strategy, arguments, seed, on_run)
-    with _Progress() as progress:
-        return simulation.run(arrivals, progress.show)
+    """Raises KeyboardInterrupt that says how far it came."""
+    simulation, arrivals = scenario.prepared(strategy, arguments, seed, listeners)
+    progress = ""
+
+    def show(num_ended: int, now_s: float) -> None:
+        nonlocal progress
+        progress = f"{num_ended:,} requests ended, {now_s:,.0f} s simulated"
+        line.show(progress)
+
+    with StatusLine() as line, _quiet():
+        try:
+            return simulation.run(arrivals, show)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(progress) from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What router and workers log is of no real cluster; results say what happened."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 # --- the command line ---------------------------------------------------------------------------
@@ -196,73 +265,38 @@ def _swept(strategy: "CompiledStrategy", text: str) -> tuple[str, list[float]]:
     return param, [first + step * index for index in range(int(count))]
 
 
-def _goals(text: str | None) -> "Goals | None":
-    from mserve.runtime.traffic.objectives import goals
-
-    return None if text is None else goals(text)
-
-
 # --- what came of it ----------------------------------------------------------------------------
 
 
-class _Progress:
-    """A line on standard error that shows how far it is; on a terminal only."""
-
-    def __init__(self) -> None:
-        self.show: Callable[[int, float], None] | None = None
-        if sys.stderr.isatty():
-            self.show = self._draw
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.show is not None:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-
-    def _draw(self, num_ended: int, now_s: float) -> None:
-        text = f"{num_ended:,} requests ended, {now_s:,.0f} s simulated"
-        print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
-
-
-def _result_text(result: "Result", goals: "Goals | None", style: str) -> str:
+def _print_result(arguments: argparse.Namespace, result: "Result", shelf: "PlanShelf") -> None:
+    """Figures, then the plans that were asked for. Raises ConfigError for one of no request."""
+    from mserve.runtime.router.timeline import render_timeline
+    from mserve.runtime.simulator.plan_file import request_number
     from mserve.runtime.simulator.report import result_json, result_table
 
-    if style == "json":
-        return json.dumps(result_json(result, goals), indent=2)
-    return result_table(result, goals)
+    goals = goals_of(arguments)
+    asked = [request_number(text) for text in arguments.why]
+    if arguments.format == "json":
+        plans = {"plans": {number: shelf.plan(number) for number in asked}} if asked else {}
+        print(json.dumps({**result_json(result, goals), **plans}, indent=2))
+        return
+    print(result_table(result, goals))
+    for number in asked:
+        print(f"\nrequest {number}, {render_timeline(shelf.plan(number))}")
 
 
 def _print_comparison(
-    arguments: argparse.Namespace, runs: "Mapping[str, Sequence[Sequence[Outcome]]]"
+    arguments: argparse.Namespace, runs: "Mapping[str, Sequence[Result]]"
 ) -> None:
     from mserve.runtime.simulator.comparison import comparison_json, comparison_table
     from mserve.runtime.traffic.outcomes import summarize
 
-    goals = _goals(arguments.slo)
+    goals = goals_of(arguments)
     summaries: dict[str, list[Summary]] = {
-        name: [summarize(outcomes, goals) for outcomes in seeds] for name, seeds in runs.items()
+        name: [summarize(result.outcomes, goals) for result in seeds]
+        for name, seeds in runs.items()
     }
     if arguments.format == "json":
         print(json.dumps(comparison_json(summaries, goals), indent=2))
     else:
         print(comparison_table(summaries, goals))
-
-
-def _write_page(arguments: argparse.Namespace, runs: "Mapping[str, Sequence[Outcome]]") -> None:
-    from mserve.runtime.traffic.page import write_page
-
-    if arguments.html is not None:
-        where = arguments.profile or arguments.gpu
-        title = f"{', '.join(runs)} simulated on {where} with {arguments.trace}"
-        _write(arguments.html, write_page(title, runs, _goals(arguments.slo)))
-
-
-def _write(path: Path, text: str) -> None:
-    """Raises ConfigError."""
-    from mserve.runtime.errors import ConfigError
-
-    try:
-        path.write_text(text, "utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}.") from None

@@ -50,7 +50,7 @@ class PrefixMirror:
         self._connection = connection
         self._options = options or MirrorOptions()
         self._copy: PrefixCopy | None = None
-        self._gave_up = self._is_closing = False
+        self._gave_up = False
         self._current = asyncio.Event()  # the copy has everything as of `_current_s`
         self._current_s = 0.0
         self._changed_s = 0.0  # what was read before does not count
@@ -141,7 +141,6 @@ class PrefixMirror:
         return copy.next_bucket is not None
 
     async def close(self) -> None:
-        self._is_closing = True
         if self._following is not None:
             self._following.cancel()
             await asyncio.wait([self._following])
@@ -149,8 +148,7 @@ class PrefixMirror:
         await self._connection.close()
 
     async def _follow(self) -> None:
-        # A cancel that comes while Redis answers can be lost in its client.
-        while not self._gave_up and not self._is_closing:
+        while not self._gave_up:
             try:
                 more = await self.poll()
             except Unavailable:

@@ -8,7 +8,8 @@ import asyncio
 import hashlib
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -74,7 +75,11 @@ class RedisConnection:
         except ValueError as error:
             raise ConfigError(f"The Redis URL of --redis is malformed: {error}") from None
         try:
-            await client.ping()
+            with _cancels_kept():
+                await client.ping()
+        except asyncio.CancelledError:
+            await client.aclose()
+            raise
         except (RedisError, OSError) as error:
             await client.aclose()
             raise ConfigError(
@@ -88,8 +93,9 @@ class RedisConnection:
         if asyncio.get_running_loop().time() < self._paused_until:
             raise Unavailable(f"Redis at {self._address} is out of reach.", retry_after_s=1)
         try:
-            async with self._places:
-                reply = await self._evaluate(script, arguments)
+            with _cancels_kept():
+                async with self._places:
+                    reply = await self._evaluate(script, arguments)
         except (RedisError, OSError) as error:
             self._lost(error)
             raise Unavailable(
@@ -113,6 +119,20 @@ class RedisConnection:
         if not self._paused_until:
             log.warning("Redis at %s is out of reach: %s", self._address, error)
         self._paused_until = asyncio.get_running_loop().time() + self._pause_s
+
+
+@contextmanager
+def _cancels_kept() -> Iterator[None]:
+    """Raises CancelledError after what was cancelled and went on all the same, as redis-py's client
+    often does: whoever calls it again and again would never end."""
+    task = asyncio.current_task()
+    assert task is not None, "a coroutine runs in a task"
+    num_cancels = task.cancelling()
+    try:
+        yield
+    finally:
+        if task.cancelling() > num_cancels:
+            raise asyncio.CancelledError
 
 
 def _pool(url: str, timeout_s: float) -> ConnectionPool:

@@ -23,7 +23,7 @@ class MemoryRegistry:
     def __init__(self, clock: Clock, *, timeout_s: float = HEARTBEAT_TIMEOUT_S) -> None:
         self._clock = clock
         self._timeout_s = timeout_s
-        self._heard: dict[str, tuple[Member, float]] = {}
+        self._heard: dict[str, tuple[Member, float]] = {}  # heard from longest ago first
         self._succession = Succession()
 
     async def announce(self, info: WorkerInfo) -> None:
@@ -55,11 +55,16 @@ class MemoryRegistry:
         self._heard.clear()
 
     def _hear(self, member: Member) -> None:
+        self._heard.pop(member.info.name, None)
         self._heard[member.info.name] = (member, self._clock.now())
 
     def _expire(self) -> None:
-        oldest = self._clock.now() - self._timeout_s
-        self._heard = {name: entry for name, entry in self._heard.items() if entry[1] > oldest}
+        oldest_s = self._clock.now() - self._timeout_s
+        while self._heard:
+            name, (_, heard_s) = next(iter(self._heard.items()))
+            if heard_s > oldest_s:
+                return
+            del self._heard[name]
 
 
 def in_order(members: Iterable[Member]) -> list[Member]:

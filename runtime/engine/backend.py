@@ -128,6 +128,19 @@ def find_device(name: str) -> torch.device:
     return device
 
 
+def threads_per_rank(threads: int | None, num_ranks: int) -> int:
+    """So many, or as many as torch would take, shared out among the ranks of a worker."""
+    return max(1, (threads or torch.get_num_threads()) // num_ranks)
+
+
+def use_device(device: torch.device, threads: int) -> None:
+    """Sets what torch has once per process: its threads, and the GPU of streams and graphs, which
+    name none."""
+    torch.set_num_threads(threads)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
 def find_dtype(name: str) -> torch.dtype:
     """Raises ConfigError unless models run in it."""
     if name not in DTYPES:

@@ -88,7 +88,7 @@ class DeviceLost(Exception):
 
 
 class StepOutOfMemory(RuntimeError):
-    """The device had no memory left for a batch; less of it may fit."""
+    """The device had no memory left for a batch, or for KV on its way out; less may fit."""
 
 
 class ModelRunner(Protocol):

@@ -5,11 +5,15 @@ Uses pages as if all were free, so it must run before the KV cache hands any out
 
 from array import array
 from collections.abc import Callable
+from collections.abc import Sequence as Items
+from dataclasses import replace
 
 import numpy as np
 
 from mserve.runtime.cost import CostProfile
 from mserve.runtime.engine.batching import Batch, Chunk
+from mserve.runtime.engine.decode_cost import DecodeCost
+from mserve.runtime.engine.moves import Moves
 from mserve.runtime.engine.runner import TorchRunner
 from mserve.runtime.engine.sequence import Sequence
 from mserve.runtime.messages import Sampling
@@ -17,6 +21,8 @@ from mserve.runtime.messages import Sampling
 _PREFILL_LENGTHS = (16, 64, 256, 1024)
 _DECODE_CONTEXT = 128
 _DECODE_BATCH = 8
+_LONGEST_CONTEXT = 1024
+_MOVED_PAGES = 64
 _REPEATS = 3
 _TRANSFER_BYTES = 1 << 20
 _TRANSFER_BASE_S = 0.5e-3
@@ -86,16 +92,46 @@ def _fit_prefill(times: list[tuple[int, float]]) -> tuple[float, float, float]:
     return float(base), float(token), float(pair)
 
 
+def measure_decodes(runner: TorchRunner, clock: Callable[[], float]) -> DecodeCost:
+    """What lengths, the longest among them and moves to and from the host add to a decode step."""
+
+    def decode_time(contexts: Items[int]) -> float:
+        batch = _decodes(runner, contexts)
+        return _fastest(lambda: runner.run(batch), clock)
+
+    page_size = runner.pool.page_size
+    longest = min(_LONGEST_CONTEXT, runner.config.max_positions, runner.pool.num_pages * page_size)
+    move_s = _move_time(runner, clock) / page_size
+    return DecodeCost.fitted(decode_time, longest - 1, move_s)
+
+
+def _move_time(runner: TorchRunner, clock: Callable[[], float]) -> float:
+    """Seconds that a page on its way to the host, or back, adds to a step."""
+    num_pages = min(_MOVED_PAGES, runner.pool.host_pages, runner.pool.num_pages)
+    if not num_pages:
+        return 0.0
+    batch = _decodes(runner, [_DECODE_CONTEXT])
+    saves = Moves(saves=tuple((page, page) for page in range(num_pages)))
+    alone_s = _fastest(lambda: runner.run(batch), clock)
+    moving_s = _fastest(lambda: runner.run(replace(batch, moves=saves)), clock)
+    return max(0.0, moving_s - alone_s) / num_pages
+
+
 def _decode_time(runner: TorchRunner, clock: Callable[[], float], size: int) -> float:
-    pages_each = -(-(_DECODE_CONTEXT + 1) // runner.pool.page_size)
-    sequences = []
-    for index in range(size):
-        sequence = _scratch(runner, _DECODE_CONTEXT, first_page=index * pages_each)
-        sequence.num_computed = _DECODE_CONTEXT
+    batch = _decodes(runner, [_DECODE_CONTEXT] * size)
+    return _fastest(lambda: runner.run(batch), clock)
+
+
+def _decodes(runner: TorchRunner, contexts: Items[int]) -> Batch:
+    """One token each after so many others."""
+    sequences, first_page = [], 0
+    for context in contexts:
+        sequence = _scratch(runner, context, first_page)
+        sequence.num_computed = context
         sequence.tokens.append(0)
         sequences.append(sequence)
-    batch = Batch((), tuple(sequences))
-    return _fastest(lambda: runner.run(batch), clock)
+        first_page += len(sequence.pages)
+    return Batch((), tuple(sequences))
 
 
 def _copy_rate(runner: TorchRunner, clock: Callable[[], float]) -> float:

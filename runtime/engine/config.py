@@ -6,6 +6,8 @@ Knows nothing of devices or models; whoever loads the model derives `num_pages` 
 from dataclasses import dataclass
 from typing import Literal
 
+from mserve.runtime.engine.aligned import Alignment
+from mserve.runtime.engine.decode_cost import NO_COST, DecodeCost
 from mserve.runtime.errors import ConfigError
 
 
@@ -25,6 +27,11 @@ class EngineConfig:
     decode_headroom: int = 16  # reserved beyond the prompt at admission
     queue: Literal["fcfs", "deadline", "priority", "hit_ratio"] = "fcfs"  # see queues.py
     queue_groups: int = 10  # queue = hit_ratio: how finely it tells cached shares apart
+    batch: Literal["continuous", "aligned"] = "continuous"  # aligned: see aligned.py
+    spread: float = 2.0  # of batch = aligned, as are patience and fill
+    patience_s: float = 0.05
+    fill: float = 0.8
+    decode_cost: DecodeCost = NO_COST  # batch = aligned: says when that pays; of 0, never
     default_deadline_s: float = 30.0  # queue = deadline: of those who name none
     priority_step_s: float = 5.0  # queue = priority: seconds of waiting that outweigh one unit
     eos_token_ids: frozenset[int] = frozenset()
@@ -44,6 +51,10 @@ class EngineConfig:
         value: int = getattr(self, name)
         if value < 1:
             raise ConfigError(f"{name} must be at least 1, not {value}.")
+
+    @property
+    def alignment(self) -> Alignment:
+        return Alignment(self.spread, self.patience_s, self.fill)
 
     @property
     def capacity(self) -> int:

@@ -15,10 +15,12 @@ An overlapped driver plans one batch more before it commits the last, on what fo
     launch(following); engine.commit(batch, result_of(batch), now)
 """
 
-from itertools import chain, repeat
+from array import array
+from itertools import chain
 
 from mserve.runtime.cluster.membership import WorkerStats
 from mserve.runtime.engine import intake
+from mserve.runtime.engine.aligned_scheduler import AlignedScheduler
 from mserve.runtime.engine.batching import Batch, Draw, StepOutput
 from mserve.runtime.engine.config import EngineConfig
 from mserve.runtime.engine.events import EngineEvent
@@ -44,7 +46,8 @@ class Engine:
             config.host_pages,
             keeps_blocks=config.prefix_cache,
         )
-        self._scheduler = Scheduler(config, self.cache)
+        kind = AlignedScheduler if config.batch == "aligned" else Scheduler
+        self._scheduler = kind(config, self.cache)
         self._sequences: dict[str, Sequence] = {}
         self._num_submitted = 0
         self._in_flight: list[Batch] = []  # planned and not committed, at most two
@@ -66,6 +69,8 @@ class Engine:
             self._check_room()
             sequence = intake.new_sequence(call, self.config)
             sequence.arrival_s, sequence.order = now, self._num_submitted
+        else:
+            intake.check_same(sequence, call)
         steps_before = sequence.started_steps
         intake.extend(sequence, call, self.config)
         if call.key not in self._sequences:
@@ -86,6 +91,7 @@ class Engine:
         first; else its rows of sequences that turn out to have ended are computed in vain."""
         if self._in_flight and not self._foresight.foresee(self._in_flight[-1]):
             return None
+        self._scheduler.choose(now, is_ahead=bool(self._in_flight))
         for sequence in self._scheduler.make_room():
             self._fail(sequence, _never_fits(sequence, self.config))
         for sequence in self._scheduler.admit():
@@ -193,6 +199,11 @@ class Engine:
     def find(self, key: str) -> Sequence | None:
         return self._sequences.get(key)
 
+    def found_length(self, key: str) -> int:
+        """Tokens of this sequence's prompt that are cached now, or its own already."""
+        sequence = self._sequences[key]
+        return sequence.num_matched if sequence.pages else self.cache.found(sequence).num_tokens
+
     def match_length(self, tokens: bytes, salt: bytes = b"") -> int:
         """Tokens of this prompt (int32 little endian) that are cached now. Pins nothing."""
         return self.match(tokens, salt).num_tokens
@@ -213,7 +224,7 @@ class Engine:
         return WorkerStats(
             running=running,
             waiting=len(self._sequences) - running,
-            prefill_tokens=sum(s.backlog for s in live),
+            prefill_tokens=sum(s.backlog for s in live if not self._scheduler.is_parked(s)),
             kv_used_tokens=(cache.num_pages - cache.num_available) * page_size,
             kv_cached_tokens=cache.num_evictable * page_size,
             kv_total_tokens=self.config.capacity,
@@ -261,7 +272,7 @@ class Engine:
     def _generate(self, sequence: Sequence, draw: Draw, steps: int) -> None:
         if not sequence.awaits_tokens:
             return
-        sequence.tokens.extend(repeat(draw.token, steps))
+        sequence.tokens.extend(array("i", (draw.token,)) * steps)
         finished = sequence.finish_reason(self.config.eos_token_ids, self.config.max_model_len)
         self._reports.generated(sequence, draw, finished, steps)
         if finished is not None:

@@ -1,18 +1,18 @@
-"""What the engine reports, in order, through `Engine.drain`. Data only.
+"""What the engine reports, in order, through `Engine.drain`. Data only, and tuples: every token
+makes one.
 
 Whoever drives the engine turns these into frames for the router, grants for senders and block
 events for the prefix index.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mserve.runtime.engine.sequence import FinishReason
 from mserve.runtime.errors import RequestError
 from mserve.runtime.messages import Logprobs
 
 
-@dataclass(frozen=True, slots=True)
-class Reserved:
+class Reserved(NamedTuple):
     """Its pages are there: transfers may write [max(begin, matched), end) of what it receives.
 
     Once per sequence. A receive opened later than this may be granted at once.
@@ -22,8 +22,7 @@ class Reserved:
     matched: int
 
 
-@dataclass(frozen=True, slots=True)
-class StepStarted:
+class StepStarted(NamedTuple):
     """The sequence of this remote_send or start_generate step has its pages, of which the cache had
     filled `matched` tokens of the step's range."""
 
@@ -32,8 +31,7 @@ class StepStarted:
     matched: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class StepComputed:
+class StepComputed(NamedTuple):
     """All KV of a remote_send's range is there: `computed` tokens here, `reused` from elsewhere."""
 
     key: str
@@ -42,11 +40,10 @@ class StepComputed:
     reused: int
 
 
-@dataclass(frozen=True, slots=True)
-class Generated:
+class Generated(NamedTuple):
     """A new token; the counts are those of the answer so far.
 
-    In simulation `token` is 0 and stands for `count` tokens.
+    In simulation `token` is 0 and stands for `repeated` tokens.
     """
 
     key: str
@@ -55,12 +52,11 @@ class Generated:
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
-    count: int = 1
+    repeated: int = 1
     logprobs: Logprobs | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class SequenceDone:
+class SequenceDone(NamedTuple):
     """Everything asked for under this key is done and its pages are given back. Tokens."""
 
     key: str
@@ -70,14 +66,12 @@ class SequenceDone:
     generated: int
 
 
-@dataclass(frozen=True, slots=True)
-class SequenceFailed:
+class SequenceFailed(NamedTuple):
     key: str
     error: RequestError
 
 
-@dataclass(frozen=True, slots=True)
-class BlocksChanged:
+class BlocksChanged(NamedTuple):
     """Net change of the prefix cache since the last one: no key is in both."""
 
     evicted: tuple[int, ...]

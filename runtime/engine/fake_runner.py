@@ -162,6 +162,13 @@ class FakeWorker:
         while self.step() is not None:
             pass
 
+    def finish(self) -> None:
+        """Runs to the end, where nobody may be left, and no page."""
+        self.run()
+        self.engine.check_integrity()
+        assert self.engine.is_idle, "a sequence is left"
+        assert self.engine.stats().kv_used_tokens == 0, "a page is left"
+
     def answer(self, key: str) -> list[int]:
         return [e.token for e in self.events if isinstance(e, Generated) and e.key == key]
 

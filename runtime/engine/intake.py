@@ -36,8 +36,8 @@ def new_sequence(call: PlanCall, config: EngineConfig) -> Sequence:
         raise TooLarge(
             f"The prompt has {len(tokens)} tokens; the model takes {config.max_model_len}."
         )
-    ids, vocab_size = np.frombuffer(tokens, dtype=np.intc), config.vocab_size or 1 << 31
-    if ids.min() < 0 or ids.max() >= vocab_size:
+    largest = np.frombuffer(tokens, dtype=np.uintc).max()  # of negative ids: beyond any vocabulary
+    if largest >= (config.vocab_size or 1 << 31):
         raise Unprocessable("The prompt has token ids outside of the vocabulary.", param="tokens")
     if not isfinite(call.priority) or not isfinite(call.deadline_s or 0.0):
         raise Unprocessable("Priority and deadline must be finite.", param="priority")
@@ -51,17 +51,19 @@ def new_sequence(call: PlanCall, config: EngineConfig) -> Sequence:
     )
 
 
+def check_same(sequence: Sequence, call: PlanCall) -> None:
+    """Raises Conflict unless a further call is about the sequence's own prompt."""
+    prompt = sequence.tokens[: sequence.num_prompt].tobytes()
+    if call.tokens != prompt or call.salt != sequence.salt:
+        raise Conflict(f"Plan {call.key} came before with other tokens or another salt.")
+
+
 def extend(sequence: Sequence, call: PlanCall, config: EngineConfig) -> None:
     """Adds the call's steps to its sequence, all of them or, with an error, none.
 
-    Raises Conflict (other tokens, a second generation, a ticket with another range), NotFound (no
-    such ticket), Unprocessable (ranges, sampling) or TooLarge (it could never run).
+    Raises Conflict (a second generation, a ticket with another range), NotFound (no such ticket),
+    Unprocessable (ranges, sampling) or TooLarge (it could never run).
     """
-    if (
-        call.tokens != sequence.tokens[: sequence.num_prompt].tobytes()
-        or call.salt != sequence.salt
-    ):
-        raise Conflict(f"Plan {call.key} came before with other tokens or another salt.")
     if not call.steps:
         raise Unprocessable("The call has no steps.", param="steps")
     extended = _Extension(sequence, config)

@@ -24,7 +24,7 @@ from mserve.runtime.engine.host_tier import HostTier
 from mserve.runtime.engine.moves import MoveList, Moves
 from mserve.runtime.engine.prefix_match import Match, PrefixMatcher
 from mserve.runtime.engine.prefix_tree import NOWHERE, Node, PrefixTree
-from mserve.runtime.engine.sequence import Sequence
+from mserve.runtime.engine.sequence import Block, Sequence
 
 
 class KvCache:
@@ -38,8 +38,8 @@ class KvCache:
         self.page_size = page_size
         self._keeps_blocks = keeps_blocks
         self.version = 0  # changes whenever a reservation that failed might succeed
-        self._free = array("i", range(num_pages - 1, -1, -1))
-        self._refs = array("i", bytes(4 * num_pages))
+        self._free = list(range(num_pages - 1, -1, -1))
+        self._refs = [0] * num_pages  # in how many tables; a list: it is read far more than kept
         self._tree = PrefixTree()
         self._prefix = PrefixMatcher(self._tree, page_size)
         self._node_of: list[Node | None] = [None] * num_pages
@@ -68,13 +68,15 @@ class KvCache:
         """How much `reserve` would find now of a prompt (int32 little endian). Pins nothing."""
         ids = array("i")
         ids.frombytes(tokens)
-        probe = Sequence(key="", tokens=ids, num_prompt=len(ids), salt=salt)
-        return Match.of(self._prefix.match(probe, len(ids)), self.page_size)
+        return self.found(Sequence(key="", tokens=ids, num_prompt=len(ids), salt=salt))
+
+    def found(self, sequence: Sequence) -> Match:
+        """How much `reserve` would find now of a sequence without pages."""
+        return Match.of(self._prefix.match(sequence, len(sequence.tokens)), self.page_size)
 
     def cached_share(self, sequence: Sequence) -> float:
         """How much of what it has to compute `reserve` would find now, 0 to 1."""
-        found = Match.of(self._prefix.match(sequence, len(sequence.tokens)), self.page_size)
-        return (found.device_tokens + found.host_tokens) / len(sequence.tokens)
+        return self.found(sequence).num_tokens / len(sequence.tokens)
 
     def reserve(self, sequence: Sequence, end: int) -> bool:
         """Pins what is cached of a sequence without pages and takes pages for the rest of
@@ -120,8 +122,9 @@ class KvCache:
         shared = sequence.num_shared
         parent = self._node_of[sequence.pages[shared - 1]] if shared else None
         parent = parent or self._tree.root(sequence.salt)
+        blocks = self._prefix.blocks(sequence, num_blocks)
         for index in range(shared, num_blocks):
-            node = self._share(sequence, index, parent)
+            node = self._share(sequence, index, parent, blocks[index])
             if node is None:
                 break
             parent = node
@@ -130,13 +133,12 @@ class KvCache:
 
     def release(self, sequence: Sequence) -> None:
         """Gives back all its pages: shared ones stay cached, its own are free."""
-        for index in range(len(sequence.pages) - 1, -1, -1):
-            page = sequence.pages[index]
-            if index >= sequence.num_shared:
-                self._refs[page] -= 1
-                self._free.append(page)
-            else:
-                self._unpin(page)
+        own, shared = sequence.pages[sequence.num_shared :], sequence.pages[: sequence.num_shared]
+        for page in reversed(own):
+            self._refs[page] = 0
+            self._free.append(page)
+        for page in reversed(shared):
+            self._unpin(page)
         sequence.pages = array("i")
         sequence.num_shared = 0
         self.version += 1
@@ -165,17 +167,16 @@ class KvCache:
 
     # --- pages ---------------------------------------------------------------------------------
 
-    def _share(self, sequence: Sequence, index: int, parent: Node) -> Node | None:
+    def _share(self, sequence: Sequence, index: int, parent: Node, block: Block) -> Node | None:
         """Puts block `index` into the tree, or the tree's equal page into the table."""
-        key = self._prefix.keys(sequence, index + 1)[index]
-        tokens = self._prefix.block(sequence, index)
+        key, tokens = block
         page = sequence.pages[index]
-        if not self._tree.has_key(key):
+        equal = self._tree.with_key(key)
+        if equal is None:
             node = self._node_of[page] = self._tree.add(key, parent, tokens)
             node.page = page
             return node
-        equal = self._tree.find(key, parent, tokens)
-        if equal is None:
+        if not equal.is_block(parent, tokens):
             return None
         if not equal.is_on_device:
             return self._adopt(equal, page)
@@ -230,8 +231,7 @@ class KvCache:
         sequence.num_matched += num_positions
 
     def _append(self, sequence: Sequence, num_pages: int) -> None:
-        for _ in range(num_pages):
-            sequence.pages.append(self._take_page())
+        sequence.pages.extend([self._take_page() for _ in range(num_pages)])
 
     def _take_page(self) -> int:
         page = self._free.pop() if self._free else self._evict()
@@ -263,7 +263,7 @@ class KvCache:
 
         `sequences` are all that hold pages.
         """
-        refs = array("i", bytes(4 * self.num_pages))
+        refs = [0] * self.num_pages
         own: list[int] = []
         for sequence in sequences:
             self._check_table(sequence)
@@ -287,9 +287,9 @@ class KvCache:
             node = self._node_of[sequence.pages[index]]
             assert node is not None, f"{sequence.key} shares a page that is not cached"
             assert node.parent is parent, f"{sequence.key} shares pages that are no path"
-            assert node.tokens == self._prefix.block(sequence, index), (
-                f"{sequence.key} has foreign KV"
-            )
+            begin = index * self.page_size
+            tokens = sequence.tokens[begin : begin + self.page_size].tobytes()
+            assert node.tokens == tokens, f"{sequence.key} has foreign KV"
             parent = node
 
     def _check_unused(self, nodes: list[Node]) -> None:

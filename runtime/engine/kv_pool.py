@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mserve.runtime.engine.batching import Pages
 from mserve.runtime.engine.inputs import Indices, page_indices, slots_of
+from mserve.runtime.engine.launches import device_errors
 from mserve.runtime.engine.model_config import ModelConfig
 from mserve.runtime.engine.moves import MoveFailure, Moves, PageCopy
 
@@ -99,12 +100,14 @@ class KvPool:
         return gathered.view(2, sequences, -1, *self._head_shape)
 
     def read(self, pages: Pages, layer: int, begin: int, end: int, out: memoryview) -> None:
-        """Positions [begin, end) of `layer` into `out`, in the wire form of `KvStore`."""
+        """Positions [begin, end) of `layer` into `out`, in the wire form of `KvStore`. Raises
+        StepOutOfMemory, DeviceLost."""
         slots = self._slots(pages, begin, end)
         target = np.frombuffer(out, np.uint8).reshape(2, len(slots), self._bytes.shape[-1])
         source = self._bytes[layer]
         if source.device.type != "cpu":
-            target[:] = source[:, torch.from_numpy(slots).to(source.device)].cpu().numpy()
+            with device_errors():
+                target[:] = source[:, torch.from_numpy(slots).to(source.device)].cpu().numpy()
             return
         for kind in range(2):
             np.take(source[kind].numpy(), slots, axis=0, out=target[kind], mode="clip")
@@ -117,8 +120,9 @@ class KvPool:
         )
         target = self._bytes[layer]
         if target.device.type != "cpu":
-            rows = torch.from_numpy(source.copy()).to(target.device)
-            target[:, torch.from_numpy(slots).to(target.device)] = rows
+            with device_errors():
+                rows = torch.from_numpy(source.copy()).to(target.device)
+                target[:, torch.from_numpy(slots).to(target.device)] = rows
             return
         for kind in range(2):
             target[kind].numpy()[slots] = source[kind]

@@ -40,6 +40,8 @@ class Leaving:
     def free(self, steps_over: int) -> None:
         """Steps up to this one are over: whom no later one has and nobody holds gives back the
         pages."""
+        if not self._sequences:
+            return
         leaving = self._sequences.items()
         for sequence in [s for s, last in leaving if last <= steps_over and not s.num_holds]:
             self._cache.publish(sequence, sequence.num_computed)

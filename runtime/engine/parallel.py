@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import distributed
 
+from mserve.runtime.engine.batching import DeviceLost
 from mserve.runtime.engine.model_config import ModelConfig
 from mserve.runtime.engine.models.operations import Operations, Rotate
 from mserve.runtime.engine.rank_messages import RankSpec
@@ -32,7 +33,7 @@ _SPLIT_OUTPUTS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")  # rows 
 _SPLIT_INPUTS = ("o_proj", "down_proj")  # columns of a weight
 
 
-class RankFailure(Exception):
+class RankFailure(DeviceLost):
     """The ranks no longer hold the same model's KV, or compute different steps: all must end."""
 
 

@@ -5,10 +5,11 @@ who uses a page nor whether there are any left.
 """
 
 from dataclasses import dataclass
+from itertools import islice
 
 from mserve.runtime.blocks import block_keys
 from mserve.runtime.engine.prefix_tree import Node, PrefixTree
-from mserve.runtime.engine.sequence import Sequence
+from mserve.runtime.engine.sequence import Block, Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +60,8 @@ class PrefixMatcher:
         parent = self._tree.root(sequence.salt)
         if not parent.children:
             return Hit(path, None, 0)
-        keys = self.keys(sequence, limit // size)
-        for index in range(limit // size):
-            node = self._tree.find(keys[index], parent, self.block(sequence, index))
+        for key, tokens in islice(self.blocks(sequence, limit // size), limit // size):
+            node = self._tree.find(key, parent, tokens)
             if node is None:
                 break
             path.append(node)
@@ -70,15 +70,12 @@ class PrefixMatcher:
         rest = sequence.tokens[begin : min(begin + size, limit)].tobytes()
         return Hit(path, *self._tree.nearest(parent, rest))
 
-    def keys(self, sequence: Sequence, num_blocks: int) -> list[int]:
-        """Keys of its first `num_blocks` blocks, at least."""
-        known, size = sequence.block_keys, self._page_size
+    def blocks(self, sequence: Sequence, num_blocks: int) -> list[Block]:
+        """Its first `num_blocks` blocks, at least."""
+        known, size = sequence.blocks, self._page_size
         if len(known) < num_blocks:
             rest = sequence.tokens[len(known) * size :].tobytes()
-            known += block_keys(rest, size, sequence.salt, known[-1] if known else None)
+            keys = block_keys(rest, size, sequence.salt, known[-1][0] if known else None)
+            begins = range(0, len(rest), 4 * size)
+            known += [(k, rest[b : b + 4 * size]) for k, b in zip(keys, begins, strict=False)]
         return known
-
-    def block(self, sequence: Sequence, index: int) -> bytes:
-        """The tokens of block `index`."""
-        begin = index * self._page_size
-        return sequence.tokens[begin : begin + self._page_size].tobytes()

@@ -10,9 +10,12 @@ Knows neither which pages are in use nor by whom; a node only carries where its 
 
 from bisect import bisect_left
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 NOWHERE = -1
-_TOKEN_BITS = 32
+_TOKEN_BYTES = 4
+_STRIDE = 64  # bytes compared at once
+_tokens = attrgetter("tokens")
 
 
 @dataclass(slots=True, eq=False)
@@ -34,6 +37,10 @@ class Node:
     def is_on_device(self) -> bool:
         return self.page != NOWHERE
 
+    def is_block(self, parent: "Node", tokens: bytes) -> bool:
+        """It is the block `tokens` after `parent`."""
+        return self.parent is parent and self.tokens == tokens
+
 
 class PrefixTree:
     """All cached blocks, and the net change of their set since it was last asked for."""
@@ -50,16 +57,14 @@ class PrefixTree:
         """Where prompts under this salt begin. It is kept while it has children."""
         return self._roots.get(salt) or Node(0, None, salt)
 
-    def has_key(self, key: int) -> bool:
-        """A block of this key is cached, maybe another one than meant."""
-        return key in self._nodes
+    def with_key(self, key: int) -> Node | None:
+        """The cached block of this key; maybe another one than meant."""
+        return self._nodes.get(key)
 
     def find(self, key: int, parent: Node, tokens: bytes) -> Node | None:
         """The block `tokens` after `parent`, if it is cached."""
         node = self._nodes.get(key)
-        if node is None or node.parent is not parent:
-            return None
-        return node if node.tokens == tokens else None
+        return node if node is not None and node.is_block(parent, tokens) else None
 
     def nearest(self, parent: Node, tokens: bytes) -> tuple[Node | None, int]:
         """The block after `parent` that begins like `tokens` for longest, and for how many."""
@@ -137,11 +142,12 @@ class PrefixTree:
 def num_common_tokens(a: bytes, b: bytes) -> int:
     """How many int32 tokens two strings have in common at their beginning."""
     size = min(len(a), len(b))
-    difference = int.from_bytes(a[:size], "little") ^ int.from_bytes(b[:size], "little")
+    begin = 0
+    while begin < size and a[begin : begin + _STRIDE] == b[begin : begin + _STRIDE]:
+        begin += _STRIDE
+    end = min(size, begin + _STRIDE)
+    difference = int.from_bytes(a[begin:end], "little") ^ int.from_bytes(b[begin:end], "little")
     if not difference:
-        return 8 * size // _TOKEN_BITS
-    return ((difference & -difference).bit_length() - 1) // _TOKEN_BITS
-
-
-def _tokens(node: Node) -> bytes:
-    return node.tokens
+        return size // _TOKEN_BYTES
+    first_bit = (difference & -difference).bit_length() - 1
+    return (begin + first_bit // 8) // _TOKEN_BYTES

@@ -11,7 +11,7 @@ import signal
 import sys
 from multiprocessing.connection import Connection
 
-from mserve.runtime.engine.backend import find_device, find_dtype
+from mserve.runtime.engine.loading import LoadedModel, load_model
 from mserve.runtime.engine.moves import Moves
 from mserve.runtime.engine.parallel import Shard, join
 from mserve.runtime.engine.rank_messages import (
@@ -23,7 +23,7 @@ from mserve.runtime.engine.rank_messages import (
     Step,
     Transfer,
 )
-from mserve.runtime.engine.runner import LoadedModel, TorchRunner, load_model
+from mserve.runtime.engine.runner import TorchRunner
 from mserve.runtime.errors import ConfigError
 
 logger = logging.getLogger("mserve.rank")
@@ -112,26 +112,13 @@ def _serve(pipe: Connection, memory: mmap.mmap) -> None:
     pipe.send("")  # here: now rank 0 waits for all in join
     shard = Shard(spec.rank, spec.degree, join(spec))
     try:
-        model = _load(spec, shard)
+        model = load_model(spec, shard)
     except ConfigError as error:
         pipe.recv()  # the first Allocate
         pipe.send(str(error))
         pipe.recv()  # ends with rank 0, which may have more to hear from others
         return
     Rank(pipe, memory, model).serve()
-
-
-def _load(spec: RankSpec, shard: Shard) -> LoadedModel:
-    return load_model(
-        spec.model,
-        is_dummy=spec.is_dummy,
-        device=find_device(spec.device),
-        dtype=find_dtype(spec.dtype),
-        attention=spec.attention,
-        page_size=spec.page_size,
-        threads=spec.threads,
-        shard=shard,
-    )
 
 
 if __name__ == "__main__":

@@ -71,8 +71,7 @@ class Ranks:
                 ranks._others.append(_Rank(each))
             if on_lost is not None:
                 ranks._watch(on_lost)
-            for other in ranks._others:
-                other.expect()
+            ranks._hear()
             return ranks, Shard(0, len(devices), join(specs[0], listener))
         except BaseException:
             ranks.close()
@@ -124,9 +123,16 @@ class Ranks:
         self.ask(command)
         try:
             yield
-        finally:  # an answer left unread would be taken for the next one's
-            for other in self._others:
-                other.expect()
+        finally:
+            self._hear()
+
+    def _hear(self) -> None:
+        """Reads one answer of every rank before it raises ConfigError with the first complaint: one
+        left unread would be taken for the next one's."""
+        answers = [(other.rank, other.answer()) for other in self._others]
+        for rank, complaint in answers:
+            if complaint:
+                raise ConfigError(f"On rank {rank}: {complaint}")
 
     def shared(self) -> list[mmap.mmap]:
         """The memory shared with each of ranks 1 and up, `SHARED_BYTES` each."""
@@ -183,13 +189,12 @@ class _Rank:
         except OSError as error:
             raise self._gone() from error
 
-    def expect(self) -> None:
+    def answer(self) -> Answer:
         try:
-            answer: Answer = self._pipe.recv()
+            found: Answer = self._pipe.recv()
         except (EOFError, OSError) as error:
             raise self._gone() from error
-        if answer:
-            raise ConfigError(f"On rank {self.rank}: {answer}")
+        return found
 
     def _gone(self) -> RankFailure:
         return RankFailure(f"Rank {self.rank} of the model is gone.")

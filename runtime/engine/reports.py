@@ -48,7 +48,7 @@ class Reports:
                 prompt_tokens=sequence.num_prompt,
                 completion_tokens=sequence.num_output,
                 cached_tokens=sequence.cached_tokens,
-                count=count,
+                repeated=count,
                 logprobs=draw.logprobs,
             )
         )

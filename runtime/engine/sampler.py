@@ -24,6 +24,9 @@ _GREEDY_BELOW = 1e-5
 
 _LEAST_FAST_TOP_P = 1e-6
 
+_WARM_UPS = (Sampling(max_tokens=1), Sampling(max_tokens=1, top_p=0.9))
+"""One for each kernel that a device draws with."""
+
 Draws = Callable[[torch.Tensor, Items[Sampling]], torch.Tensor]
 """A device's own way to draw: (probabilities [rows, vocab], float32; top-k and top-p of each row) ->
 tokens [rows]"""
@@ -44,6 +47,15 @@ class Sampler:
         self._generator = generator
         self._constraints = constraints
         self._unseeded = unseeded
+
+    def warm_up(self, vocab_size: int, device: torch.device) -> None:
+        """Draws in all of the device's own ways: a library loads, or compiles, each of its kernels
+        when it is first used, and no request shall wait for that."""
+        if self._unseeded is None:
+            return
+        probabilities = torch.full((1, vocab_size), 1 / vocab_size, device=device)
+        for sampling in _WARM_UPS:
+            self._unseeded(probabilities, [sampling])
 
     def sample(self, logits: torch.Tensor, sequences: Items[Sequence]) -> list[int]:
         """logits [rows, vocab], which this may overwrite -> one token per row."""

@@ -7,6 +7,9 @@ the last running sequence is preempted: it waits again and computes what the pre
 host tier, has lost by then. Knows neither events nor what a step's result means.
 """
 
+from collections.abc import Collection
+from math import inf
+
 from mserve.runtime.engine.batching import Batch, Chunk
 from mserve.runtime.engine.config import EngineConfig
 from mserve.runtime.engine.hit_ratio import HitRatioQueue
@@ -70,9 +73,17 @@ class Scheduler:
         self._waiting.remove(sequence)
         self._waiting_to_receive.remove(sequence)
 
+    def is_parked(self, sequence: Sequence) -> bool:
+        """It is ready to decode and has no pages for the moment."""
+        return False
+
+    def choose(self, now: float, *, is_ahead: bool) -> None:
+        """Who decodes in the next step: here everyone who is ready. With `is_ahead` it is planned while
+        one runs."""
+
     def has_room(self) -> bool:
         """Whether `make_room` would preempt nobody and return none."""
-        short, pages_for = self._short_of_pages(), self._cache.pages_for
+        short, pages_for = self._short_of_pages(self._decoding), self._cache.pages_for
         lacking = sum(pages_for(self._next_end(s)) - len(s.pages) for s in short)
         fits = all(self._next_end(s) <= self._config.capacity for s in short)
         return fits and lacking <= self._cache.num_available
@@ -80,7 +91,7 @@ class Scheduler:
     def make_room(self) -> list[Sequence]:
         """Sees that running sequences have the pages of their next positions, preempting where
         there are none. Returns those that all pages together could not hold."""
-        short = self._short_of_pages()
+        short = self._short_of_pages(self._members())
         unfit = [s for s in short if self._next_end(s) > self._config.capacity]
         for sequence in short:
             if sequence not in unfit and sequence.state is SequenceState.RUNNING:
@@ -93,18 +104,16 @@ class Scheduler:
         The first that finds no room is waited for: nobody behind overtakes it.
         """
         admitted: list[Sequence] = []
-        budget = self._config.max_batch_tokens - len(self._decoding)
+        budget = self._config.max_batch_tokens - len(self._members())
         budget -= sum(self._next_end(s) - s.num_computed for s in self._prefilling)
-        slots = self._config.max_running - len(self._decoding) - len(self._prefilling)
+        slots = self._num_slots()
         while (sequence := self._next(budget > 0 and slots > 0)) is not None:
             if self._refused == (sequence, self._cache.version):
                 break
-            if not self._cache.reserve(sequence, self._reserved_end(sequence)):
+            if not self._find_room(sequence):
                 self._refused = (sequence, self._cache.version)
                 break
-            self.remove(sequence)
-            sequence.state = SequenceState.RUNNING
-            sequence.num_computed = sequence.num_matched
+            self._begin(sequence)
             admitted.append(sequence)
             num_tokens = self._next_end(sequence) - sequence.num_computed
             budget -= num_tokens
@@ -114,15 +123,16 @@ class Scheduler:
     def form(self) -> Batch | None:
         """The next batch: decodes, then chunks of the first prefills in what budget is left."""
         page_size, limit = self._cache.page_size, self._config.max_running
-        decode = [s for s in self._decoding if s.num_computed < len(s.pages) * page_size]
+        members = self._members()
+        decode = [s for s in members if s.num_computed < len(s.pages) * page_size]
         del decode[min(limit, self._config.max_batch_tokens) :]
         prefill = self._chunks(self._config.max_batch_tokens - len(decode), limit - len(decode))
         moves = self._cache.take_moves()
         if not prefill and not decode and not moves:
             return None
-        may_repeat = not prefill and decode and len(decode) == len(self._decoding)
+        may_repeat = not prefill and decode and len(decode) == len(members)
         repeat = self._repeat(decode) if may_repeat else 1
-        return Batch(prefill=tuple(prefill), decode=tuple(decode), repeat=repeat, moves=moves)
+        return Batch(tuple(prefill), tuple(decode), repeat, self._until(), moves)
 
     @property
     def num_waiting(self) -> int:
@@ -134,6 +144,36 @@ class Scheduler:
         if self._refused is None or self._refused[1] != self._cache.version:
             return []
         return [*self._waiting, *self._waiting_to_receive]
+
+    # --- what aligned_scheduler.py decides otherwise -----------------------------------------------
+
+    def _members(self) -> Collection[Sequence]:
+        """Who decodes, of those with pages."""
+        return self._decoding
+
+    def _until(self) -> float:
+        """When `choose` may say otherwise though nobody has come or gone."""
+        return inf
+
+    def _num_slots(self) -> int:
+        """How many more may be given pages to compute."""
+        return self._config.max_running - len(self._decoding) - len(self._prefilling)
+
+    def _find_room(self, sequence: Sequence) -> bool:
+        """Reserves pages for one that waits."""
+        return self._cache.reserve(sequence, self._reserved_end(sequence))
+
+    def _giving_way(self, sequence: Sequence) -> tuple[bool, tuple[float, int]]:
+        """Larger is preempted sooner."""
+        return False, self._rank(sequence)
+
+    # --- inside --------------------------------------------------------------------------------
+
+    def _begin(self, sequence: Sequence) -> None:
+        """It has been given pages."""
+        self.remove(sequence)
+        sequence.state = SequenceState.RUNNING
+        sequence.num_computed = sequence.num_matched
 
     def _queue_of(self, sequence: Sequence) -> Queue:
         return self._waiting_to_receive if sequence.receives else self._waiting
@@ -157,9 +197,9 @@ class Scheduler:
             end = min(end, sequence.num_prompt + sequence.sampling.max_tokens)
         return min(end, self._config.max_model_len, self._config.capacity)
 
-    def _short_of_pages(self) -> list[Sequence]:
+    def _short_of_pages(self, decoding: Collection[Sequence]) -> list[Sequence]:
         page_size = self._cache.page_size
-        short = [s for s in self._decoding if s.num_computed >= len(s.pages) * page_size]
+        short = [s for s in decoding if s.num_computed >= len(s.pages) * page_size]
         short += [s for s in self._prefilling if self._next_end(s) > len(s.pages) * page_size]
         return short
 
@@ -168,7 +208,9 @@ class Scheduler:
         sequence is in no batch: preempted itself, or held by a transfer and waiting for it."""
         while not self._cache.grow(sequence, end):
             running = (*self._decoding, *self._prefilling)
-            victim = max((s for s in running if s.is_preemptible), key=self._rank, default=None)
+            victim = max(
+                (s for s in running if s.is_preemptible), key=self._giving_way, default=None
+            )
             if victim is None:
                 return
             self._preempt(victim)

@@ -23,6 +23,7 @@ from typing import Literal
 from mserve.runtime.messages import Sampling
 
 FinishReason = Literal["stop", "length"]
+Block = tuple[int, bytes]  # its chained key, and its tokens (int32 little endian)
 
 
 class SequenceState(StrEnum):
@@ -74,7 +75,7 @@ class Sequence:
     arrival_s: float = 0.0
     order: int = 0  # of arrival at this engine: smaller is older
     pages: array[int] = field(default_factory=lambda: array("i"))
-    block_keys: list[int] = field(default_factory=list)  # of the whole blocks of `tokens` so far
+    blocks: list[Block] = field(default_factory=list)  # the whole ones of `tokens` so far
     num_shared: int = 0  # in pages
     num_holds: int = 0  # transfers that read or write the pages now
     num_matched: int = 0

@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from mserve.runtime.cluster.membership import WorkerInfo
 from mserve.runtime.cluster.signing import HEADER, CallSigner
-from mserve.runtime.errors import BY_KIND, EngineFailure, RequestError, WorkerLost
+from mserve.runtime.errors import BY_KIND, EngineFailure, RequestError, Unreachable, WorkerLost
 from mserve.runtime.messages import Frame, FrameDecoder, FrameKind, PlanCall, encode
 
 PLAN_PATH = "/v1/microserving/plan"
@@ -129,10 +129,11 @@ class HttpClient:
             except OSError as error:
                 if kept.has_answered:
                     raise _lost(worker, str(error)) from error
+        fresh = await self._connect(worker)
         try:
-            return await self._exchange(await self._connect(worker.url), request)
-        except (OSError, TimeoutError) as error:
-            raise _lost(worker, str(error) or "no connection in time") from error
+            return await self._exchange(fresh, request)
+        except OSError as error:
+            raise _lost(worker, str(error)) from error
 
     async def _exchange(self, connection: "_Connection", request: bytes) -> "_Connection":
         try:
@@ -143,14 +144,20 @@ class HttpClient:
             raise
         return connection
 
-    async def _connect(self, url: str) -> "_Connection":
-        parts = urlsplit(url)
+    async def _connect(self, worker: WorkerInfo) -> "_Connection":
+        """Raises Unreachable."""
+        parts = urlsplit(worker.url)
         loop = asyncio.get_running_loop()
         is_tls = parts.scheme == "https"
         host, port = parts.hostname or "", parts.port or (443 if is_tls else 80)
         tls = (self._tls or ssl.create_default_context()) if is_tls else None
-        async with asyncio.timeout(self._connect_timeout_s):
-            _, connection = await loop.create_connection(_Connection, host, port, ssl=tls)
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                _, connection = await loop.create_connection(_Connection, host, port, ssl=tls)
+        except (OSError, TimeoutError) as error:
+            reason = str(error) or "no connection in time"
+            detail = f"Worker {worker.name} at {worker.url} cannot be reached: {reason}"
+            raise Unreachable(detail) from error
         return connection
 
     def _take(self, url: str) -> "_Connection | None":

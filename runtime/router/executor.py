@@ -15,7 +15,7 @@ from mserve.compiler.plan import RemoteSend, StartGenerate
 from mserve.compiler.protocol import AnswerEvent, Effect
 from mserve.runtime.clock import Clock
 from mserve.runtime.cluster.membership import WorkerInfo
-from mserve.runtime.errors import Gone, NoRoom, RequestError, Unavailable, WorkerLost
+from mserve.runtime.errors import Gone, NoRoom, RequestError, Unavailable, Unreachable, WorkerLost
 from mserve.runtime.messages import (
     Finish,
     Frame,
@@ -320,7 +320,7 @@ class Executor:
             self._fleet.report_lost(failure.worker)
         answer.excluded.add(culprit(placed.decision.plan, failure))
         answer.cause = error
-        if not isinstance(error, NoRoom):  # waiting for room is bounded by the deadline alone
+        if not isinstance(error, NoRoom | Unreachable):  # waiting is bounded by the deadline alone
             answer.num_retries += 1
         if answer.num_retries > self._strategy.limits.retries:
             raise error

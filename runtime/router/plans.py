@@ -261,6 +261,9 @@ def plan_json(record: PlanRecord) -> dict[str, Any]:
                 "choices": [_choice_json(choice) for choice in attempt.decision.choices],
                 "guards": [[route, held] for route, held in attempt.decision.guards],
                 "predicted_ttft_s": attempt.decision.predicted_ttft_s,
+                "forecasts_s": {
+                    route: _finite(time_s) for route, time_s in attempt.decision.forecasts
+                },
                 "steps": [_step_json(step, ms) for step in attempt.steps.values()],
             }
             for attempt in record.attempts

@@ -24,6 +24,7 @@ def render_timeline(plan: Json, *, bar_width: int = BAR_WIDTH) -> str:
     for number, attempt in enumerate(plan["attempts"], 1):
         lines.append(_attempt_line(attempt, number, len(plan["attempts"])))
         lines += _guards(attempt)
+        lines += _forecasts(attempt)
         lines += _choices(attempt)
         lines += _lanes(attempt, total_ms, bar_width)
     if plan["error"]:
@@ -71,6 +72,19 @@ def _guards(attempt: Json) -> Iterator[str]:
     for route, held in attempt.get("guards", ())[:-1]:
         why = "something it needs is missing" if held is None else "its guard does not hold"
         yield f"  route {route} passed over: {why}"
+
+
+def _forecasts(attempt: Json) -> Iterator[str]:
+    """What the routes were expected to take, the one that was taken first."""
+    times_s = attempt.get("forecasts_s", {})
+    if times_s:
+        ordered = sorted(times_s, key=lambda route: route != attempt["route"])
+        said = ", ".join(f"{route} {_time(times_s[route])}" for route in ordered)
+        yield f"  time to first token predicted for {said}"
+
+
+def _time(time_s: float | None) -> str:
+    return "impossible" if time_s is None else f"{time_s * 1e3:.1f} ms"
 
 
 def _choices(attempt: Json) -> Iterator[str]:

@@ -1,4 +1,5 @@
-"""A simulation as a trace that chrome://tracing and Perfetto show: a lane for each worker's steps.
+"""A simulation as a trace that chrome://tracing and Perfetto show: a lane for each worker's steps, and
+for its faults.
 
 Collects runs of steps as they end, writes JSON in the Trace Event Format. Knows no figures.
 """
@@ -7,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from mserve.runtime.simulator.results import Happened
 from mserve.runtime.simulator.runs import Run
 
 
@@ -33,9 +35,10 @@ class ChromeTrace:
         answers = len(run.batch.decode)
         self._spans.append(Span(worker, run.begin_s, end_s, run.steps, prompt_tokens, answers))
 
-    def json(self) -> str:
+    def json(self, faults: Sequence[Happened] = ()) -> str:
         """One process for each pool, one thread for each worker; microseconds."""
-        workers = sorted({span.worker for span in self._spans}, key=_in_order)
+        names = {span.worker for span in self._spans} | {fault.worker for fault in faults}
+        workers = sorted(names, key=_in_order)
         pools = list(dict.fromkeys(_pool(worker) for worker in workers))
         places = {
             worker: (pools.index(_pool(worker)), index) for index, worker in enumerate(workers)
@@ -43,6 +46,7 @@ class ChromeTrace:
         events = [_named("process_name", pool, index, 0) for index, pool in enumerate(pools)]
         events += [_named("thread_name", worker, *places[worker]) for worker in workers]
         events += [_event(span, places[span.worker]) for span in self._spans]
+        events += [_instant(fault, places[fault.worker]) for fault in faults]
         return json.dumps({"displayTimeUnit": "ms", "traceEvents": events})
 
 
@@ -70,4 +74,15 @@ def _event(span: Span, place: Sequence[int]) -> Mapping[str, object]:
         "ts": round(span.begin_s * 1e6, 3),
         "dur": round((span.end_s - span.begin_s) * 1e6, 3),
         "args": {"steps": span.steps, "prompt tokens": span.prompt_tokens, "answers": span.answers},
+    }
+
+
+def _instant(fault: Happened, place: Sequence[int]) -> Mapping[str, object]:
+    return {
+        "ph": "i",
+        "s": "t",  # drawn in its worker's lane
+        "name": str(fault),
+        "pid": place[0],
+        "tid": place[1],
+        "ts": round(fault.at_s * 1e6, 3),
     }

@@ -4,12 +4,12 @@ Every variant sees the same traffic, seed by seed, so that differences are their
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
 
 from mserve.runtime.traffic.outcomes import Goals, Summary
-from mserve.runtime.traffic.report import BEST, Metric, aligned, metrics
+from mserve.runtime.traffic.report import BEST, Compared, Metric, aligned, metrics
 
 # Student's t for 95% of both sides, by degrees of freedom; beyond them as for a normal distribution.
 _STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
@@ -34,12 +34,17 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One metric: an estimate for each variant (None where a seed has no value), and the index of the
-    one that is best with every seed, if there is one."""
+    """One metric: an estimate for each variant (None where a seed has no value), and the indexes of
+    those that are best with every seed."""
 
     name: str
     estimates: tuple[Estimate | None, ...]
-    best: int | None
+    winners: frozenset[int]
+
+    @property
+    def best(self) -> int | None:
+        """The only winner."""
+        return next(iter(self.winners)) if len(self.winners) == 1 else None
 
 
 def comparison(
@@ -56,31 +61,45 @@ def comparison(
                 Estimate.of(k) if ok else None for k, ok in zip(known, whole, strict=True)
             )
             name = f"{metric.group}, {metric.name}"
-            rows.append((metric, Row(name, estimates, _winner(metric, values))))
+            rows.append((metric, Row(name, estimates, _winners(metric, values))))
     return rows
 
 
-def _winner(metric: Metric, values: Sequence[Sequence[float | None]]) -> int | None:
+def _winners(metric: Metric, values: Sequence[Sequence[float | None]]) -> frozenset[int]:
     by_seed = [metric.best(seed) for seed in zip(*values, strict=True)]
-    common = frozenset[int].intersection(*by_seed) if by_seed else frozenset[int]()
-    return next(iter(common)) if len(common) == 1 else None
+    return frozenset[int].intersection(*by_seed) if by_seed else frozenset[int]()
+
+
+def compared_over_seeds(
+    runs: Mapping[str, Sequence[Summary]], goals: Goals | None = None
+) -> list[Compared]:
+    """The same as figures of a page. Their values are the means."""
+    rows = []
+    for metric, row in comparison(runs, goals):
+        means = tuple(None if each is None else each.mean for each in row.estimates)
+        texts, margins = zip(*_texts(metric, row.estimates), strict=True)
+        rows.append(Compared(metric, means, texts, row.winners, margins))
+    return rows
 
 
 def comparison_table(runs: Mapping[str, Sequence[Summary]], goals: Goals | None = None) -> str:
     """A column for each variant; the star is for who is best with every seed."""
     lines = [("", *(f"{name} " for name in runs))]
     for metric, row in comparison(runs, goals):
-        cells = [_cell(metric, estimate) for estimate in row.estimates]
+        cells = [" ".join(filter(None, pair)) for pair in _texts(metric, row.estimates)]
         marks = [BEST if index == row.best else " " for index in range(len(cells))]
         lines.append((row.name, *(cell + mark for cell, mark in zip(cells, marks, strict=True))))
     return aligned(lines)
 
 
-def _cell(metric: Metric, estimate: Estimate | None) -> str:
-    if estimate is None:
-        return "-"
-    margin = f" ±{metric.text(estimate.margin)}" if estimate.margin else ""
-    return metric.text(estimate.mean) + margin
+def _texts(metric: Metric, estimates: Sequence[Estimate | None]) -> Iterator[tuple[str, str]]:
+    """Means and their margins, all in one form; a margin of zero is left out."""
+    text = metric.form([each.mean for each in estimates if each is not None])
+    for each in estimates:
+        if each is None:
+            yield "-", ""
+        else:
+            yield text(each.mean), f"±{text(each.margin)}" if each.margin else ""
 
 
 def comparison_json(

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Final
 
-from mserve.runtime.errors import RequestError, WorkerLost
+from mserve.runtime.errors import RequestError, Unreachable, WorkerLost
 from mserve.runtime.messages import Frame, FrameDecoder, PlanCall
 from mserve.runtime.router.client import merge_tokens
 from mserve.runtime.simulator.clock import VirtualClock
@@ -68,7 +68,7 @@ class Connection:
         worker = self._worker
         self._asked_s = self._clock.now() + self._latency()
         if worker is None or worker.is_dead:
-            self._post(WorkerLost("nobody listens at the worker's address"))
+            self._post(Unreachable("nobody listens at the worker's address"))
             return
         worker.on_death(self._break)
         self._clock.call_at(self._asked_s, lambda: worker.reach(self._accept))

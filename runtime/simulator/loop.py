@@ -12,8 +12,10 @@ from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager
 from contextvars import Context, ContextVar, copy_context
 from heapq import heappop, heappush
-from types import FrameType
 from typing import Any, TypeVar, TypeVarTuple
+
+from mserve.runtime.simulator.interrupt import Interrupt
+from mserve.runtime.simulator.waits import describe_waits
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -39,6 +41,10 @@ class Livelock(SimulationError):
 
 class Crash(SimulationError):
     """A callback, or a task that nobody waits for, failed; its error is the cause."""
+
+
+class Loss(SimulationError):
+    """A run came to its end, and something is missing or was not given back. The message says what."""
 
 
 class VirtualTask(asyncio.Task[T]):
@@ -93,16 +99,19 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._rounds_at_once = 0
         self._crash: Crash | None = None
         self._is_over = False  # what fails now is a consequence
+        self._interrupt = Interrupt()
         self.num_callbacks = 0
         self.set_task_factory(self._make_task)
 
     def run(self, main: Coroutine[Any, Any, T]) -> T:
-        """Raises what `main` raises, or a SimulationError. Nothing of the run outlives it."""
-        try:
-            return self.run_until_complete(main)
-        finally:
-            self._is_over, self._rounds_at_once = True, 0
-            self.run_until_complete(self._cancel_all())
+        """Raises what `main` raises, a SimulationError, or KeyboardInterrupt between two callbacks.
+        Nothing of the run outlives it."""
+        with self._interrupt.awaited():
+            try:
+                return self.run_until_complete(main)
+            finally:
+                self._is_over, self._rounds_at_once = True, 0
+                self.run_until_complete(self._cancel_all())
 
     @contextmanager
     def daemon(self) -> Iterator[None]:
@@ -112,6 +121,13 @@ class VirtualLoop(asyncio.BaseEventLoop):
             yield
         finally:
             _IS_DAEMON.reset(token)
+
+    def start_daemon(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """A task that nobody waits for; a failure in it ends the run all the same."""
+        with self.daemon():
+            task = self.create_task(work, name=name)
+        task.add_done_callback(_check_end)
+        return task
 
     # --- asyncio's side ------------------------------------------------------------------------
 
@@ -151,6 +167,15 @@ class VirtualLoop(asyncio.BaseEventLoop):
     ) -> _Handle:
         return self.call_at(self._now_s + delay, callback, *args, context=context)
 
+    def call_soon_threadsafe(  # type: ignore[override]  # a handle of our own
+        self,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: Context | None = None,
+    ) -> _Handle:
+        """There is one thread; asyncio calls this for generators that nobody has closed."""
+        return self.call_soon(callback, *args, context=context)
+
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         """Instead of logging: the run ends with the first failure."""
         if self._crash is None and not self._is_over:
@@ -159,6 +184,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _run_once(self) -> None:
         """All that is ready now; or, when nothing is, the timers that are due next."""
+        if self._interrupt.is_noted and not self._is_over:
+            raise KeyboardInterrupt
         if not self._ready:
             self._move_on()
         self._rounds_at_once += 1
@@ -167,21 +194,19 @@ class VirtualLoop(asyncio.BaseEventLoop):
         next_handle = self._ready.popleft
         for _ in range(len(self._ready)):
             handle = next_handle()
-            if not handle.is_cancelled:
-                self.num_callbacks += 1
-                self._call(handle)
-                if self._crash is not None:
-                    crash, self._crash = self._crash, None
-                    raise crash
-
-    def _call(self, handle: _Handle) -> None:
-        try:
-            handle.context.run(handle.callback, *handle.args)
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:
-            message = f"A callback failed: {handle.callback!r}"
-            self.call_exception_handler({"message": message, "exception": error})
+            if handle.is_cancelled:
+                continue
+            self.num_callbacks += 1
+            try:
+                handle.context.run(handle.callback, *handle.args)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:
+                message = f"A callback failed: {handle.callback!r}"
+                self.call_exception_handler({"message": message, "exception": error})
+            if self._crash is not None:
+                crash, self._crash = self._crash, None
+                raise crash
 
     # --- time ----------------------------------------------------------------------------------
 
@@ -193,7 +218,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         if not timers:
             raise Deadlock(f"Nothing will ever happen again.\n{self.describe_tasks()}")
         when, _, first = timers[0]
-        self._check_progress(when, first)
+        if first.is_daemon and when - self._work_s > PATIENCE_S:
+            self._check_progress()
         if when > self._now_s:
             self._now_s, self._rounds_at_once = when, 0
         while timers and timers[0][0] <= when:
@@ -203,9 +229,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
                 if not timer.is_daemon:
                     self._work_s = self._now_s
 
-    def _check_progress(self, when: float, first: _Handle) -> None:
-        if not first.is_daemon or when - self._work_s <= PATIENCE_S:
-            return
+    def _check_progress(self) -> None:
         if all(timer.is_daemon or timer.is_cancelled for _, _, timer in self._timers):
             alone = f"Only daemons are left since {self._work_s:.3f} s."
             raise Deadlock(f"{alone}\n{self.describe_tasks()}")
@@ -228,9 +252,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return sorted(found, key=lambda task: task.number)
 
     def describe_tasks(self) -> str:
-        """Who waits, and where; one line each."""
-        lines = [f"  {task.get_name()} waits in {_place(task)}" for task in self.tasks()]
-        return "\n".join(lines) or "  no task is left"
+        """Who waits, and where; a line for each place."""
+        return describe_waits(self.tasks())
 
     async def _cancel_all(self) -> None:
         me = asyncio.current_task()
@@ -244,18 +267,6 @@ class VirtualLoop(asyncio.BaseEventLoop):
                 await asyncio.sleep(0)
 
 
-def _place(task: asyncio.Task[Any]) -> str:
-    """The innermost coroutine that the task waits in, after the functions on the way there."""
-    names: list[str] = []
-    frame: FrameType | None = None
-    inner: Any = task.get_coro()
-    while inner is not None:
-        frame = _frame(inner) or frame
-        names.append(getattr(inner, "__qualname__", type(inner).__name__))
-        inner = getattr(inner, "cr_await", None) or getattr(inner, "ag_await", None)
-    line = "" if frame is None else f" ({frame.f_code.co_filename}:{frame.f_lineno})"
-    return " > ".join(names) + line
-
-
-def _frame(awaitable: object) -> FrameType | None:
-    return getattr(awaitable, "cr_frame", None) or getattr(awaitable, "ag_frame", None)
+def _check_end(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        task.result()

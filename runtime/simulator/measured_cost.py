@@ -6,6 +6,8 @@
 Stands where step_cost.py prices steps by datasheets. Knows batches and no cluster.
 """
 
+from collections.abc import Sequence
+
 from mserve.runtime.engine.batching import Batch
 from mserve.runtime.simulator.profile import Profile
 
@@ -29,6 +31,12 @@ class MeasuredCost:
         first_s += costs.decode_sequence_s * num_decodes + costs.decode_context_s * context
         first_s += sum(self.prompt_time(chunk.begin, chunk.end) for chunk in batch.prefill)
         return first_s, costs.decode_context_s * num_decodes
+
+    def decode_time(self, contexts: Sequence[int]) -> float:
+        """Seconds of one step for sequences of these contexts."""
+        costs = self._steps
+        each_s = costs.decode_sequence_s * len(contexts) + costs.decode_context_s * sum(contexts)
+        return costs.decode_base_s + each_s
 
     def prompt_time(self, begin: int, end: int) -> float:
         """What positions [begin, end) of a prompt add to a step, in seconds."""

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
 
 from mserve.compiler.plan import PoolSpec
 from mserve.runtime.engine.config import EngineConfig
+from mserve.runtime.engine.decode_cost import DecodeCost
+from mserve.runtime.engine.pool_settings import host_cache_bytes, with_settings
 from mserve.runtime.errors import ConfigError
 from mserve.runtime.simulator.hardware import Hardware
 from mserve.runtime.simulator.links import LinkSpec
@@ -78,6 +79,7 @@ def _measured_engine(profile: Profile) -> EngineConfig:
         max_running=limits.max_running,
         max_sequences=100_000,
         max_repeat=MAX_REPEAT,
+        decode_cost=DecodeCost.fitted(MeasuredCost(profile).decode_time),
     )
 
 
@@ -121,23 +123,15 @@ def _engine(pool: PoolSpec, cost: HardwareCost, options: WorkerOptions) -> Engin
         max_running=options.max_running,
         max_sequences=options.max_sequences,
         max_repeat=MAX_REPEAT,
+        decode_cost=DecodeCost.fitted(cost.decode_time, move_s=cost.move_s),
     )
     return _with_settings(config, pool, cost.kv_bytes_per_token)
 
 
 def _with_settings(config: EngineConfig, pool: PoolSpec, kv_bytes_per_token: float) -> EngineConfig:
     """What the strategy says of the pool."""
-    settings = pool.settings
-    if isinstance(batch := settings.get("batch"), dict):
-        tokens = int(batch.get("tokens", config.max_batch_tokens))
-        chunk = int(batch.get("chunk", config.chunk_tokens))
-        config = replace(config, max_batch_tokens=tokens, chunk_tokens=min(chunk, tokens))
-    if isinstance(queue := settings.get("queue"), dict):
-        groups = int(queue.get("groups", config.queue_groups))
-        config = replace(config, queue=queue["kind"], queue_groups=groups)
-    if isinstance(cache := settings.get("prefix_cache"), dict):
-        config = replace(config, prefix_cache=cache["kind"] != "none")
-    if isinstance(size := settings.get("host_cache"), int | float):
-        page_bytes = kv_bytes_per_token * config.page_size
-        config = replace(config, host_pages=int(cast(float, size) // page_bytes))
-    return config
+    config = with_settings(config, pool)
+    host_bytes = host_cache_bytes(pool)
+    if host_bytes is None:
+        return config
+    return replace(config, host_pages=int(host_bytes // (kv_bytes_per_token * config.page_size)))

@@ -10,22 +10,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from mserve.runtime.cluster.membership import (
-    KvLayout,
-    PrefixIndex,
-    Registry,
-    WorkerInfo,
-    WorkerStats,
-)
+from mserve.runtime.cluster.membership import KvLayout, PrefixIndex, Registry, WorkerStats
 from mserve.runtime.cost import CostProfile
 from mserve.runtime.engine.batching import Pages, StepCost
 from mserve.runtime.engine.config import EngineConfig
 from mserve.runtime.engine.engine import Engine
-from mserve.runtime.errors import RequestError, WorkerLost
+from mserve.runtime.errors import RequestError, Unreachable, WorkerLost
 from mserve.runtime.messages import Frame, PlanCall
 from mserve.runtime.simulator.clock import EPOCH_S, VirtualClock
 from mserve.runtime.simulator.links import Links, LinkSpec
 from mserve.runtime.simulator.loop import VirtualLoop
+from mserve.runtime.simulator.membership import virtual_info
 from mserve.runtime.simulator.runs import Run, RunDriver
 from mserve.runtime.simulator.streams import Stream
 from mserve.runtime.worker import ipc
@@ -96,7 +91,16 @@ class PricedWorker:
         self.is_dead = False
         self._streams: dict[str, Stream] = {}  # by the key of their call
         transport = around.links.join(spec.link, lambda: self.driver.hear())
-        self.info = _describe(spec, number, transport.address)
+        self.info = virtual_info(
+            spec.name,
+            spec.pool,
+            number,
+            transport.address,
+            layout=LAYOUT,
+            engine=spec.engine,
+            cost=spec.profile,
+            gpus=spec.cost.tensor_parallel,
+        )
         self.engine = Engine(spec.engine)
         self.service = WorkerService(
             self.engine,
@@ -124,17 +128,20 @@ class PricedWorker:
     async def join(self) -> None:
         """Returns when the registry knows the worker."""
         await self._announcer.join()
-        loop = self._around.loop
-        with loop.daemon():
-            self._membership = loop.create_task(self._announcer.run(), name=self.spec.name)
-        self._membership.add_done_callback(_check_end)
+        self._membership = self._around.loop.start_daemon(self._announcer.run(), self.spec.name)
 
     def execute(self, call: PlanCall) -> AsyncGenerator[Frame, None]:
         """What the router's client does: the call arrives after one latency."""
-        stream = Stream(call, self._around.clock, self._around.latency_s)
+        stream = Stream(
+            call,
+            self._around.clock,
+            self._around.latency_s,
+            self.spec.link.kv_bytes_per_token,
+        )
         if self.is_dead:
-            stream.fail(WorkerLost("nobody listens at the worker's address"))
+            stream.fail(Unreachable("nobody listens at the worker's address"))
         else:
+            self._streams[call.key] = stream  # from now on: its connection breaks with the worker
             self._around.clock.call_after(
                 self._around.latency_s, partial(self.driver.post, partial(self._submit, stream))
             )
@@ -168,9 +175,6 @@ class PricedWorker:
 
     def _submit(self, stream: Stream, now: float) -> None:
         call = stream.call
-        if stream.is_over:  # its caller has left before
-            return
-        self._streams[call.key] = stream
         try:
             self.service.submit(call, keeps_connection(call), now)
         except RequestError as error:
@@ -206,27 +210,3 @@ class PricedWorker:
 
     async def _snapshot(self) -> ipc.Snapshot:
         return self.service.snapshot(0)
-
-
-def _check_end(membership: asyncio.Task[None]) -> None:
-    """A failure in there ends the run, though nobody waits for it."""
-    if not membership.cancelled():
-        membership.result()
-
-
-def _describe(spec: WorkerSpec, number: int, address: bytes) -> WorkerInfo:
-    config = spec.engine
-    return WorkerInfo(
-        name=spec.name,
-        pool=spec.pool,
-        incarnation=f"{spec.name}#{number}",
-        url=f"virtual://{spec.name}/{number}",
-        transport_address=address,
-        layout=LAYOUT,
-        page_size=config.page_size,
-        num_pages=config.num_pages,
-        block_tokens=config.page_size,
-        max_model_len=config.max_model_len,
-        cost=spec.profile,
-        gpus=spec.cost.tensor_parallel,
-    )

@@ -1,15 +1,19 @@
-"""What a simulation says beyond its requests' times: caches, workers, transfers, price.
+"""What a simulation says beyond its requests' times: caches, workers, transfers, price, faults.
 
 Adds to the figures of traffic/report.py, which measured runs have, too. Knows results, not how they
 came about.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from mserve.runtime.simulator.results import Result, WorkerUse
+from mserve.runtime.simulator.outliers import outlier_facts, outliers
+from mserve.runtime.simulator.results import Happened, Result, WorkerUse
 from mserve.runtime.traffic.outcomes import Goals, summarize
-from mserve.runtime.traffic.report import aligned, run_json, run_table, share_text
+from mserve.runtime.traffic.report import aligned, run_json, run_table, seconds_text, share_text
+
+MAX_FAULTS = 6  # that are listed in words
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +61,34 @@ def result_json(result: Result, goals: Goals | None = None) -> Mapping[str, obje
     return {
         **run_json(result.outcomes, goals),
         **asdict(uses(result)),
+        "faults": [asdict(happened) for happened in result.faults],
+        "outliers": asdict(outliers(result.outcomes)),
         "digest": result.digest,
     }
 
 
 def result_table(result: Result, goals: Goals | None = None) -> str:
     """Several lines, without a trailing line break."""
-    return f"{run_table(result.outcomes, goals)}\n{aligned(list(_facts(uses(result))), left=2)}"
+    facts = [*result_facts(result), *outlier_facts(result.outcomes)]
+    return f"{run_table(result.outcomes, goals)}\n{aligned(facts, left=2)}"
 
 
-def _facts(found: Uses) -> Iterator[tuple[str, str]]:
+def result_facts(result: Result) -> Iterator[tuple[str, str]]:
+    """(name, words)."""
+    yield from _use_facts(uses(result))
+    if result.faults:
+        yield "faults", _faults_text(result.faults)
+
+
+def _faults_text(faults: Sequence[Happened]) -> str:
+    counts = Counter(happened.what for happened in faults)
+    said = ", ".join(f"{count} {what}{'s' * (count != 1)}" for what, count in counts.items())
+    first = [f"{each} at {seconds_text(each.at_s)}" for each in faults[:MAX_FAULTS]]
+    more = f", and {len(faults) - MAX_FAULTS} more" if len(faults) > MAX_FAULTS else ""
+    return f"{said}: {', '.join(first)}{more}"
+
+
+def _use_facts(found: Uses) -> Iterator[tuple[str, str]]:
     available, routed, delivered = map(share_text, asdict(found.cache).values())
     yield "cache", f"{available} of prompt tokens available, {routed} routed, {delivered} delivered"
     for pool in found.pools:

@@ -14,11 +14,15 @@ _MASK = (1 << 31) - 1  # token ids are not negative
 _PAIR = struct.Struct("<ii")
 
 
+def request_id(number: int) -> str:
+    return f"request-{number}"
+
+
 def request_of(arrival: Arrival, number: int) -> GenerationRequest:
     """The answer is as long as the arrival says."""
     length = arrival.num_output
     return GenerationRequest(
-        id=f"request-{number}",
+        id=request_id(number),
         tokens=prompt_tokens(arrival),
         sampling=Sampling(max_tokens=length, min_tokens=length, ignore_eos=True),
         render=Render(),

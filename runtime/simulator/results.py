@@ -1,9 +1,10 @@
-"""What came of a simulation: every request's outcome, what was cached of it, and every worker's use.
+"""What came of a simulation: every request's outcome, what was cached of it, every worker's use, faults.
 
 Made from the router's own records of plans. Knows no figures: report.py sums up.
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from xxhash import xxh3_64
 
@@ -26,14 +27,37 @@ class CacheUse:
 
 @dataclass(frozen=True, slots=True)
 class WorkerUse:
-    """What one worker did. `busy_s` is time with a step under way."""
+    """What one worker did, in all of its lives. `busy_s` is time with a step under way."""
 
-    name: str
-    pool: str
-    busy_s: float
-    num_steps: int
-    num_runs: int
-    usd_per_s: float
+    name: str = ""
+    pool: str = ""
+    busy_s: float = 0.0
+    num_steps: int = 0
+    num_runs: int = 0
+    usd_per_s: float = 0.0
+
+    def __add__(self, later: "WorkerUse") -> "WorkerUse":
+        """With another life of the same worker."""
+        return WorkerUse(
+            later.name,
+            later.pool,
+            self.busy_s + later.busy_s,
+            self.num_steps + later.num_steps,
+            self.num_runs + later.num_runs,
+            later.usd_per_s,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """A worker died, or was back, at a time on the clock of the outcomes."""
+
+    what: Literal["kill", "restart"]
+    worker: str
+    at_s: float
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.worker}"
 
 
 @dataclass(slots=True)
@@ -43,6 +67,7 @@ class Result:
     outcomes: list[Outcome] = field(default_factory=list)
     cache: list[CacheUse] = field(default_factory=list)
     workers: list[WorkerUse] = field(default_factory=list)
+    faults: list[Happened] = field(default_factory=list)
     transferred_bytes: float = 0.0
     num_events: int = 0
 
@@ -50,7 +75,7 @@ class Result:
     def digest(self) -> str:
         """The same for the same run, in every process."""
         state = xxh3_64()
-        for entry in (*self.outcomes, *self.cache, *self.workers):
+        for entry in (*self.outcomes, *self.cache, *self.workers, *self.faults):
             state.update(repr(entry).encode())
         return state.hexdigest()
 

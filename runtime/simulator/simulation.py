@@ -7,17 +7,16 @@ result, bit for bit, in every process.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, closing
-from difflib import get_close_matches
-from functools import partial
+from dataclasses import dataclass
 
 from mserve.compiler.observe import Strategy
 from mserve.runtime.cluster.membership import WorkerInfo
 from mserve.runtime.cluster.prefix_index import MemoryPrefixIndex
 from mserve.runtime.cluster.registry import MemoryRegistry
-from mserve.runtime.errors import ConfigError, RequestError
-from mserve.runtime.messages import Finish, Frame, PlanCall
+from mserve.runtime.errors import MserveError, RequestError
+from mserve.runtime.messages import Finish
 from mserve.runtime.router.client import InProcessClient
 from mserve.runtime.router.executor import Executor
 from mserve.runtime.router.fleet import Fleet
@@ -27,12 +26,16 @@ from mserve.runtime.router.placement import Placement, check_observes
 from mserve.runtime.router.plans import PlanLog, PlanRecord
 from mserve.runtime.router.reservations import Reservations
 from mserve.runtime.simulator.clock import VirtualClock
-from mserve.runtime.simulator.faults import Kill
+from mserve.runtime.simulator.collecting import collecting_rarely
+from mserve.runtime.simulator.faults import TimedFault
 from mserve.runtime.simulator.links import Links
-from mserve.runtime.simulator.loop import VirtualLoop
-from mserve.runtime.simulator.priced_worker import OnRun, PricedWorker, Surroundings, WorkerSpec
+from mserve.runtime.simulator.loop import Crash, Loss, SimulationError, VirtualLoop
+from mserve.runtime.simulator.outages import Outages
+from mserve.runtime.simulator.priced_worker import OnRun, Surroundings, WorkerSpec
 from mserve.runtime.simulator.requests import request_of
-from mserve.runtime.simulator.results import CacheUse, Result, judged, use_of
+from mserve.runtime.simulator.results import CacheUse, Result, judged
+from mserve.runtime.simulator.runs import Run
+from mserve.runtime.simulator.workers import Workers
 from mserve.runtime.traffic.arrivals import Arrival
 from mserve.runtime.traffic.outcomes import Outcome
 
@@ -40,35 +43,46 @@ REST_S = 60.0  # of virtual time: within it everything is given back after the l
 PROGRESS_REQUESTS = 200
 
 
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """Who is told what during a run: of the workers' runs of steps, and of each request's plan when
+    it ends. A plan that copies KV then goes on in its record."""
+
+    on_run: Sequence[OnRun] = ()
+    on_plan: Sequence[Callable[[PlanRecord], None]] = ()
+
+
+NOBODY = Listeners()
+
+
 class Simulation:
-    """Used once: `run`. `latency_s` is one way between router and worker; `request_s` what a request
-    of so many prompt tokens takes beside the workers' steps, before it is placed."""
+    """Used once: `run`. `faults` are in the order of time; `latency_s` is one way between router and
+    worker; `request_s` what a request of so many prompt tokens takes beside the workers' steps,
+    before it is placed."""
 
     def __init__(
         self,
         strategy: Strategy,
         specs: Sequence[WorkerSpec],
         *,
-        faults: Sequence[Kill] = (),
+        faults: Iterable[TimedFault] = (),
         latency_s: float = 2e-4,
         request_s: Callable[[int], float] = lambda num_prompt: 0.0,
-        on_run: OnRun | None = None,
+        listeners: Listeners = NOBODY,
     ) -> None:
-        """Raises ConfigError for a strategy that observes what the router cannot tell, and for a
-        fault of a worker that is not there."""
-        _check_faults(faults, specs)
-        self._faults = faults
-        self._specs = specs
+        """Raises ConfigError for a strategy that observes what the router cannot tell."""
+        self._listeners = listeners
         self._request_s = request_s
         self._loop = loop = VirtualLoop()
         self._clock = clock = VirtualClock(loop)
         self._links = Links(clock, latency_s=max(spec.profile.transfer_base_s for spec in specs))
         self._index = MemoryPrefixIndex(max_workers=len(specs))
         registry = MemoryRegistry(clock)
-        self._around = Surroundings(
-            loop, clock, self._links, registry, self._index, latency_s, on_run
+        around = Surroundings(
+            loop, clock, self._links, registry, self._index, latency_s, _told(listeners.on_run)
         )
-        self._workers: dict[str, PricedWorker] = {}  # by incarnation
+        self._workers = Workers(specs, around)
+        self._outages = Outages(faults, self._workers, loop, clock)
         self._reservations = Reservations(clock)
         history = History(clock)
         self._fleet = Fleet(registry, clock, on_gone=self._forget)
@@ -81,7 +95,7 @@ class Simulation:
             placement,
             live,
             self._fleet,
-            InProcessClient(self._execute),
+            InProcessClient(self._workers.execute),
             self._reservations,
             history,
             PlanLog(1),
@@ -95,10 +109,16 @@ class Simulation:
     def run(
         self, arrivals: Iterable[Arrival], on_progress: Callable[[int, float], None] | None = None
     ) -> Result:
-        """Until the last answer; `on_progress` is told of answers and virtual seconds. Raises
-        Deadlock or Crash, and AssertionError where a request or a page is lost."""
-        with closing(self._loop) as loop:
-            return loop.run(self._main(arrivals, on_progress))
+        """Until the last answer; `on_progress` is told of answers and virtual seconds. Raises what
+        `arrivals` raises of an MserveError, else a SimulationError, as Loss where a request or a page
+        is lost."""
+        try:
+            with closing(self._loop) as loop, collecting_rarely():
+                return loop.run(self._main(arrivals, on_progress))
+        except (MserveError, SimulationError):
+            raise
+        except Exception as error:
+            raise Crash("The run failed.") from error
 
     # --- the run -------------------------------------------------------------------------------
 
@@ -106,20 +126,17 @@ class Simulation:
         self, arrivals: Iterable[Arrival], on_progress: Callable[[int, float], None] | None
     ) -> Result:
         async with self._running():
-            await self._feed(arrivals, on_progress)
-            span_s = self._clock.now()
+            async with self._outages.played():
+                await self._feed(arrivals, on_progress)
             await self._executor.close()
             await self._rest()
         self._check()
-        return self._result(span_s)
+        return self._result()
 
     @asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:
         """All workers have joined, and the router knows them, when the body begins."""
-        for number, spec in enumerate(self._specs, 1):
-            worker = PricedWorker(spec, number, self._around)
-            self._workers[worker.info.incarnation] = worker
-            await worker.join()
+        await self._workers.start()
         polling = self._fleet.polling()
         with self._loop.daemon():
             await polling.__aenter__()
@@ -145,14 +162,14 @@ class Simulation:
             task.result()  # a failure of ours ends the run
 
         begin_s = self._clock.now()
-        for each in self._faults:
-            self._clock.call_at(begin_s + each.at_s, partial(self._kill, each.worker))
         for number, arrival in enumerate(arrivals):
             due_s = begin_s + arrival.at_s
             if due_s > self._clock.now():
                 await self._clock.sleep(due_s - self._clock.now())
             self._num_submitted += 1
-            task = self._loop.create_task(self._request(arrival, number, due_s))
+            task = self._loop.create_task(
+                self._request(arrival, number, due_s), name=f"request {number}"
+            )
             under_way.add(task)
             task.add_done_callback(end)
         while under_way:
@@ -171,11 +188,6 @@ class Simulation:
         record = self._ended.pop(request.id)
         self._outcomes[number] = judged(record, due_s, error)
 
-    def _kill(self, name: str) -> None:
-        for worker in self._workers.values():
-            if worker.spec.name == name:
-                worker.kill()
-
     async def _rest(self) -> None:
         """What the last answers leave under way: messages of transfers, cancelled copies."""
         until_s = self._clock.now() + REST_S
@@ -185,36 +197,35 @@ class Simulation:
     # --- checks --------------------------------------------------------------------------------
 
     def _check(self) -> None:
-        num_ended = len(self._outcomes)
-        assert num_ended == self._num_submitted, "a request was lost"
-        leftovers = self._leftovers()
-        assert not leftovers, f"not all was given back: {'; '.join(leftovers)}"
-        for worker in self._workers.values():
-            if not worker.is_dead:
-                worker.engine.check_integrity()
+        num_lost = self._num_submitted - len(self._outcomes)
+        if num_lost:
+            raise Loss(f"{num_lost} of {self._num_submitted} requests have no end.")
+        if leftovers := self._leftovers():
+            raise Loss(f"Not all was given back: {'; '.join(leftovers)}.")
+        try:
+            self._workers.check_integrity()
+        except AssertionError as error:
+            raise Loss(f"The pages of a worker do not add up: {error}") from error
 
     def _leftovers(self) -> list[str]:
-        living = [worker for worker in self._workers.values() if not worker.is_dead]
-        found = [what for worker in living for what in worker.leftovers()]
+        found = self._workers.leftovers()
         for name, load in self._reservations.loads().items():
             if load.requests or load.prefill_ns or load.decode_ns or load.kv_tokens:
                 found.append(f"reserved on {name}: {load}")
         return found
 
-    def _result(self, span_s: float) -> Result:
+    def _result(self) -> Result:
         ordered = [self._outcomes[number] for number in sorted(self._outcomes)]
         return Result(
             [outcome for outcome, _ in ordered],
             [cache for _, cache in ordered],
-            [use_of(worker) for worker in self._workers.values()],
+            self._workers.uses(),
+            self._outages.happened,
             self._links.num_bytes,
             self._loop.num_callbacks,
         )
 
     # --- what the executor asks ----------------------------------------------------------------
-
-    def _execute(self, info: WorkerInfo, call: PlanCall) -> AsyncGenerator[Frame, None]:
-        return self._workers[info.incarnation].execute(call)
 
     def _new_id(self) -> str:
         self._num_plans += 1
@@ -222,20 +233,23 @@ class Simulation:
 
     def _keep(self, record: PlanRecord) -> None:
         self._ended[record.request_id] = record
+        for on_plan in self._listeners.on_plan:
+            on_plan(record)
 
     async def _forget(self, info: WorkerInfo) -> None:
         await self._index.forget(info.name, info.incarnation)
 
 
-def _check_faults(faults: Sequence[Kill], specs: Sequence[WorkerSpec]) -> None:
-    known = {spec.name for spec in specs}
-    for each in faults:
-        if each.worker not in known:
-            near = get_close_matches(each.worker, known, n=1)
-            hint = (
-                f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(known))}."
-            )
-            raise ConfigError(f"There is no worker {each.worker!r} to kill; {hint}")
+def _told(listeners: Sequence[OnRun]) -> OnRun | None:
+    """None where nobody listens: then runs are not told of at all."""
+    if len(listeners) < 2:
+        return listeners[0] if listeners else None
+
+    def tell(worker: str, run: Run, end_s: float) -> None:
+        for on_run in listeners:
+            on_run(worker, run, end_s)
+
+    return tell
 
 
 class _Reader:

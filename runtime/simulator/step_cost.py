@@ -8,8 +8,7 @@ Knows batches and no cluster. Plain version of what a calibrated profile says of
 
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 
@@ -29,8 +28,7 @@ _FIT_BEFORE = (0, 4096, 16384)
 _FIT_BATCH = 32
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(NamedTuple):
     """What one step computes. Contexts are the positions attended to, a token's own included."""
 
     prefill: Sequence[tuple[int, int]] = ()  # (new tokens, tokens before them) of each chunk
@@ -189,6 +187,11 @@ class HardwareCost:
             return 0.0
         moved_s = num_tokens * self.kv_bytes_per_token / self.link_bytes_per_s(link)
         return self.software.link_latency_us * 1e-6 + moved_s
+
+    @property
+    def move_s(self) -> float:
+        """Seconds that a position is on its way between device and host."""
+        return self._page_s / self.page_size
 
     @property
     def usd_per_s(self) -> float:

@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from typing import Final
 
+from msgspec.structs import replace
+
 from mserve.runtime.errors import RequestError
 from mserve.runtime.messages import Finish, Frame, FrameKind, PlanCall, StepReport, encode
 from mserve.runtime.simulator.clock import VirtualClock
@@ -22,8 +24,11 @@ class Stream:
     """The answer to one call. The worker `take`s events and then `flush`es; `latency_s` later the
     reader of `frames` has them."""
 
-    def __init__(self, call: PlanCall, clock: VirtualClock, latency_s: float) -> None:
+    def __init__(
+        self, call: PlanCall, clock: VirtualClock, latency_s: float, kv_bytes_per_token: float = 1.0
+    ) -> None:
         self.call = call
+        self._kv_bytes_per_token = kv_bytes_per_token
         self._clock = clock
         self._latency_s = latency_s
         self._pending = {step.step for step in call.steps}  # have not ended
@@ -90,7 +95,17 @@ class Stream:
         if report.step in self._pending:
             if report.state == "done":
                 self._pending.discard(report.step)
+            if report.sent_bytes or report.received_bytes:
+                report = self._priced(report)
             self._out.append(Frame(FrameKind.STEP, payload=encode(report)))
+
+    def _priced(self, report: StepReport) -> StepReport:
+        """With the bytes that the KV of its tokens has; the engine moves one for each."""
+        return replace(
+            report,
+            sent_bytes=round(report.sent_bytes * self._kv_bytes_per_token),
+            received_bytes=round(report.received_bytes * self._kv_bytes_per_token),
+        )
 
     # --- the router's side ---------------------------------------------------------------------
 

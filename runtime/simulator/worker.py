@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from mserve.runtime.cluster.membership import KvLayout, WorkerInfo, WorkerStats
+from mserve.runtime.cluster.membership import KvLayout, WorkerStats
 from mserve.runtime.cost import CostProfile
 from mserve.runtime.engine.config import EngineConfig
 from mserve.runtime.engine.engine import Engine
@@ -18,6 +18,7 @@ from mserve.runtime.errors import Gone
 from mserve.runtime.simulator.clock import EPOCH_S, VirtualClock
 from mserve.runtime.simulator.driver import EngineDriver, Poison
 from mserve.runtime.simulator.loop import VirtualLoop
+from mserve.runtime.simulator.membership import virtual_info
 from mserve.runtime.simulator.model import CELL_BYTES, NUM_LAYERS, HashedModel
 from mserve.runtime.simulator.network import VirtualNetwork
 from mserve.runtime.simulator.store import Gate, Store, StoreIndex, StoreRegistry
@@ -116,7 +117,15 @@ class VirtualWorker:
         self.is_dead = False
         transport = around.network.join(lambda: self.driver.wake())
         self.transport = transport
-        self.info = _describe(spec, number, transport.address)
+        self.info = virtual_info(
+            spec.name,
+            spec.pool,
+            number,
+            transport.address,
+            layout=LAYOUT,
+            engine=spec.engine,
+            cost=spec.cost,
+        )
         self.engine = Engine(spec.engine)
         config = spec.engine
         model = HashedModel(config.num_pages, config.page_size, host_pages=config.host_pages)
@@ -152,9 +161,7 @@ class VirtualWorker:
         """Returns when the registry knows the worker. Raises what the registry raises."""
         await self.announcer.join()
         if not self.is_dead:
-            with self._around.loop.daemon():
-                self._membership = self._around.loop.create_task(self._stay(), name=self.spec.name)
-            self._membership.add_done_callback(_check_end)
+            self._membership = self._around.loop.start_daemon(self._stay(), self.spec.name)
 
     # --- what a connection asks ----------------------------------------------------------------
 
@@ -237,29 +244,6 @@ class VirtualWorker:
         answer = await self.link.ask(ipc.Resync)
         assert isinstance(answer, ipc.Snapshot), "Resync is answered by a snapshot"
         return answer
-
-
-def _check_end(membership: asyncio.Task[None]) -> None:
-    """A failure in there ends the run, though nobody waits for it."""
-    if not membership.cancelled():
-        membership.result()
-
-
-def _describe(spec: WorkerSpec, number: int, address: bytes) -> WorkerInfo:
-    config = spec.engine
-    return WorkerInfo(
-        name=spec.name,
-        pool=spec.pool,
-        incarnation=f"{spec.name}#{number}",
-        url=f"virtual://{spec.name}/{number}",
-        transport_address=address,
-        layout=LAYOUT,
-        page_size=config.page_size,
-        num_pages=config.num_pages,
-        block_tokens=config.page_size,
-        max_model_len=config.max_model_len,
-        cost=spec.cost,
-    )
 
 
 def cost_profile(

@@ -10,13 +10,12 @@ from dataclasses import dataclass, field
 from mserve.runtime.clock import Clock
 from mserve.runtime.errors import ConfigError
 from mserve.runtime.traffic.answers import AnswerReader
-from mserve.runtime.traffic.arrivals import Arrival, scaled
+from mserve.runtime.traffic.arrivals import Arrival
 from mserve.runtime.traffic.client import Client, Server
 from mserve.runtime.traffic.model import COMPLETIONS_PATH, ServedModel, Wanted, find_model
 from mserve.runtime.traffic.prompts import fitted
 from mserve.runtime.traffic.replay import LATE_S, Progress, Replay
-from mserve.runtime.traffic.spec import traffic
-from mserve.runtime.traffic.traces import ReadOptions
+from mserve.runtime.traffic.spec import TrafficOptions
 
 TICK_S = 0.2
 
@@ -27,29 +26,14 @@ class LoadOptions:
     request goes out at its time."""
 
     url: str
-    trace: str  # as in spec.py
+    traffic: TrafficOptions
     prompt_seed: int
     seed: int = 0
-    rate: float | None = None  # requests/s
-    speed: float = 1.0
-    limit: int | None = None
-    duration_s: float | None = None
     concurrency: int | None = None
     scale: float = 1.0
     timeout_s: float = 600.0
     wanted: Wanted = field(default_factory=Wanted)
     api_key: str = field(default="", repr=False)
-
-    def arrivals(self) -> Iterator[Arrival]:
-        """Raises TrafficError."""
-        found = traffic(self.trace, ReadOptions(seed=self.seed), self.seed)
-        return scaled(
-            found,
-            rate=self.rate,
-            speed=self.speed,
-            limit=self.limit,
-            duration_s=self.duration_s,
-        )
 
 
 @dataclass(slots=True)
@@ -81,10 +65,10 @@ class LoadTest:
 
     def _replay(self, client: Client, model: ServedModel, clock: Clock) -> Replay:
         options = self.options
-        found = fitted(options.arrivals(), options.scale, model.context)
+        found = fitted(options.traffic.arrivals(options.seed), options.scale, model.context)
         if not found.arrivals:
             raise ConfigError("No request arrives within --duration: make it longer.")
-        requests = _Requests(client, model, options.prompt_seed)
+        requests = PromptRequests(client, model, options.prompt_seed)
         replay = Replay(requests, clock, found.arrivals, options.timeout_s)
         self.model, self.num_clipped = model.name, found.num_clipped
         self.progress = replay.progress
@@ -127,8 +111,8 @@ async def _play(replay: Replay, concurrency: int | None) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Requests:
-    """Implements `Requests` of the replay."""
+class PromptRequests:
+    """Prompts made up for a model. Implements `Requests` of the replay."""
 
     client: Client
     model: ServedModel

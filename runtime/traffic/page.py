@@ -1,295 +1,264 @@
-"""Runs as one self-contained page: figures side by side, latency distributions, load over time.
+"""Runs as one self-contained page: who wins, figures side by side, distributions, load over time.
 
 Nothing is loaded from anywhere; it follows the reader's colour scheme. Input as in report.py. Owns what
-the page shows and how it looks.
+the page shows, and in which order; how it looks is pagestyle.py's.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import accumulate, groupby
-from xml.etree.ElementTree import Element, SubElement, tostring
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from xml.etree.ElementTree import Element, SubElement
 
-from mserve.runtime.traffic.charts import Axis, Line, Point, line_chart
-from mserve.runtime.traffic.outcomes import Goals, Outcome, quantile, summarize
+from mserve import __version__
+from mserve.runtime.traffic import markup
+from mserve.runtime.traffic.charts import Mark
+from mserve.runtime.traffic.curves import (
+    LoadChart,
+    Runs,
+    Swept,
+    latencies,
+    latency_chart,
+    load_chart,
+    sweep_chart,
+)
+from mserve.runtime.traffic.lanes import Lanes, lane_chart, lane_legend, patterns
+from mserve.runtime.traffic.markup import Cell
+from mserve.runtime.traffic.outcomes import Distribution, Goals, Summary, summarize
+from mserve.runtime.traffic.pagestyle import page_style
 from mserve.runtime.traffic.report import (
     DISTRIBUTIONS,
     Compared,
     compared,
     goals_text,
+    rate_text,
     run_facts,
+    seconds_text,
+    share_text,
 )
+from mserve.runtime.traffic.series import arrival_rate, coarse_width_s, fine_width_s, running
+from mserve.runtime.traffic.verdicts import in_a_sentence, verdicts
 
-_NUM_POINTS = 200
-_NUM_BINS = 100
-_NUM_STYLES = 8
+_SWEPT = {"goodput": "share", "throughput": "output tokens"}  # the figure of a group that is drawn
+_MAX_OPEN = 4  # runs whose facts are shown without being asked for
+_LANES = "How much of the time each one has a step under way. Numbers beside a name are over the whole run."
+OTHER_TRAFFIC = "These runs had different requests, so figures differ for that alone, too."
 
 
 @dataclass(frozen=True, slots=True)
-class _Latency:
-    """A distribution to draw, with its goal."""
+class About:
+    """What a page says beside what became of requests.
 
-    name: str
-    value: Callable[[Outcome], float | None]
-    goal_s: float | None
+    `notes` are sentences and `settings` names with words, for under the title. `command` repeats the
+    runs. `facts` are more rows on single runs. `further` has the outcomes of other seeds, which count in
+    distributions, and `figures` those over all seeds. `events` are marked at seconds of the run; `lanes`
+    are of workers, by run.
+    """
+
+    notes: Sequence[str] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
+    command: str = ""
+    facts: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
+    further: Runs = field(default_factory=dict)
+    figures: Sequence[Compared] | None = None
+    events: Sequence[Mark] = ()
+    lanes: Mapping[str, Lanes] = field(default_factory=dict)
+    swept: Swept | None = None
 
 
 def write_page(
-    title: str,
-    runs: Mapping[str, Sequence[Outcome]],
-    goals: Goals | None = None,
-    notes: Sequence[str] = (),
+    title: str, runs: Runs, goals: Goals | None = None, about: About | None = None
 ) -> str:
-    """HTML. `notes` are sentences for under the title."""
-    html = Element("html", {"lang": "en"})
-    head = SubElement(html, "head")
-    SubElement(head, "meta", {"charset": "utf-8"})
-    viewport = "width=device-width, initial-scale=1"
-    SubElement(head, "meta", {"name": "viewport", "content": viewport})
-    SubElement(head, "title").text = _clean(title)
-    SubElement(head, "style").text = STYLE
-    main = SubElement(SubElement(html, "body"), "main")
-    SubElement(main, "h1").text = _clean(title)
-    for note in notes:
-        SubElement(main, "p").text = _clean(note)
-    _legend(main, runs)
-    _figures(main, runs, goals)
-    _load(main, runs)
-    _facts(main, runs, goals)
-    return "<!doctype html>\n" + tostring(html, encoding="unicode", method="html") + "\n"
+    """HTML."""
+    about = about or About()
+    style = page_style(len(runs), is_ordered=about.swept is not None)
+    html, main = markup.document(title, style)
+    summaries = [summarize(outcomes, goals) for outcomes in runs.values()]
+    figures = compared(summaries, goals) if about.figures is None else about.figures
+    _introduction(main, runs, about)
+    if len(runs) > 1:
+        _verdicts(main, list(runs), figures)
+    else:
+        markup.tiles(main, [tile for summary in summaries for tile in _tiles(summary)])
+    if about.swept is not None:
+        _sweep(main, figures, about.swept)
+    _figures(main, runs, figures, goals, about)
+    _load(main, runs, about.events)
+    _workers(main, about.lanes)
+    _facts(main, dict(zip(runs, summaries, strict=True)), about)
+    _origin(main, about)
+    return markup.written(html)
 
 
-def _clean(text: str) -> str:
-    """Without characters that no page can contain; the serialiser escapes the others."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in text)
+def _introduction(main: Element, runs: Runs, about: About) -> None:
+    if about.settings:
+        markup.settings(main, about.settings)
+    if len(runs) > 1:
+        markup.legend(main, ((name, index) for index, name in enumerate(runs)))
+    for note in (*about.notes, *_doubts(runs)):
+        markup.say(main, "p", note)
+
+
+def _doubts(runs: Runs) -> Iterable[str]:
+    """Runs of the same traffic have prompts of the same lengths."""
+    lengths = {tuple(sorted(outcome.num_prompt for outcome in each)) for each in runs.values()}
+    if len(lengths) > 1:
+        yield OTHER_TRAFFIC
+
+
+# --- the answer ---------------------------------------------------------------------------------
+
+
+def _verdicts(main: Element, names: Sequence[str], figures: Sequence[Compared]) -> None:
+    found = verdicts(names, figures)
+    if not found:
+        return
+    markup.say(main, "h2", "Which is best")
+    markup.say(main, "p", in_a_sentence(names, found), "answer")
+    body = markup.table(main, ("", "best", "with", "which is"), (0, 1, 3), "verdicts")
+    for each in found:
+        row = SubElement(body, "tr")
+        name = f"{each.figure.group}, {each.figure.name}"
+        SubElement(row, "th", {"scope": "row"}).text = name
+        winner = SubElement(row, "td", {"class": "words winner"})
+        if len(each.best) == 1:
+            markup.sample(winner, each.winner, min(each.best))
+        else:
+            winner.text = markup.clean(each.winner)
+        markup.say(row, "td", each.text)
+        markup.say(row, "td", each.by, "words")
+
+
+def _tiles(summary: Summary) -> Iterable[tuple[str, Cell, str]]:
+    """The figures of a single run that are asked for first."""
+    if summary.goodput is not None and summary.goals is not None:
+        share = summary.goodput.share
+        yield (
+            "goodput",
+            Cell(share_text(share), share),
+            f"of requests have {goals_text(summary.goals)}",
+        )
+    for name in ("ttft", "tpot", "jct"):
+        found: Distribution | None = getattr(summary, name)
+        if found is not None:
+            detail = f"median; p99 {seconds_text(found.p99)}"
+            yield DISTRIBUTIONS[name], Cell(seconds_text(found.p50), found.p50), detail
+    rate = summary.output_rate
+    detail = f"output tokens; {rate_text(summary.request_rate)} requests"
+    yield "throughput", Cell(rate_text(rate), rate), detail
+    done = Cell(f"{summary.num_finished:,}", summary.num_finished)
+    yield (
+        "finished",
+        done,
+        f"of {summary.num_requests:,} requests, in {seconds_text(summary.span_s)}",
+    )
+
+
+def _sweep(main: Element, figures: Sequence[Compared], swept: Swept) -> None:
+    """Each group of figures over the param."""
+    markup.say(main, "h2", f"By {swept.param}")
+    cards = markup.cards(main)
+    for group, each in groupby(figures, key=lambda figure: figure.group):
+        only = _SWEPT.get(group)
+        shown = [figure for figure in each if only is None or figure.name == only]
+        found = None if group == "requests" else sweep_chart(group, shown, swept)
+        if found is not None:
+            chart, styles = found
+            card = markup.card(cards, group)
+            markup.legend(card, styles)
+            card.append(chart)
 
 
 # --- figures ------------------------------------------------------------------------------------
 
 
-def _figures(main: Element, runs: Mapping[str, Sequence[Outcome]], goals: Goals | None) -> None:
+def _figures(
+    main: Element, runs: Runs, figures: Sequence[Compared], goals: Goals | None, about: About
+) -> None:
     """A card per group of figures: a table of the runs, and their distributions where it has one."""
-    summaries = [summarize(outcomes, goals) for outcomes in runs.values()]
-    charts = {latency.name: latency for latency in _latencies(goals or Goals())}
-    cards = SubElement(main, "div", {"class": "cards"})
-    for group, rows in groupby(compared(summaries, goals), key=lambda row: row.group):
+    markup.say(main, "h2", "Figures")
+    if any(figure.best for figure in figures):
+        markup.say(main, "p", "The best of each column is bold.")
+    everything = {name: [*each, *about.further.get(name, ())] for name, each in runs.items()}
+    charts = latencies(goals)
+    cards = markup.cards(main)
+    others = Element("div", {"class": "others"})  # those without a chart, together
+    for group, columns in groupby(figures, key=lambda figure: figure.group):
         title = group
         if group == "goodput" and goals is not None:
             title = f"goodput: requests with {goals_text(goals)}"
-        card = _card(cards, title)
-        _table_of_runs(card, list(runs), list(rows))
-        if group in charts:
-            _append(card, latency_chart(charts[group], runs))
+        card = markup.card(cards if group in charts else others, title)
+        _table_of_runs(card, list(runs), list(columns))
+        chart = latency_chart(charts[group], everything) if group in charts else None
+        if chart is not None:
+            card.append(chart)
+    cards.append(others)
 
 
 def _table_of_runs(card: Element, runs: Sequence[str], columns: Sequence[Compared]) -> None:
-    body = _table(card, ["", *(column.name for column in columns)])
+    body = markup.table(card, ["", *(column.name for column in columns)])
     for index, name in enumerate(runs):
-        row = SubElement(body, "tr")
-        SubElement(row, "th", {"scope": "row"}).text = _clean(name)
-        for column in columns:
-            cell = SubElement(row, "td", {"class": "best"} if index in column.best else {})
-            cell.text = column.texts[index]
+        cells = [
+            Cell(
+                column.texts[index],
+                column.values[index],
+                index in column.best,
+                column.margins[index] if column.margins else "",
+                "s" if column.group in DISTRIBUTIONS.values() else "",
+            )
+            for column in columns
+        ]
+        markup.row(body, name, cells, index)
 
 
-def _facts(main: Element, runs: Mapping[str, Sequence[Outcome]], goals: Goals | None) -> None:
+def _load(main: Element, runs: Runs, events: Sequence[Mark]) -> None:
+    end_s = max((outcome.ended_s for each in runs.values() for outcome in each), default=0.0)
+    if not end_s:
+        return
+    markup.say(main, "h2", "Load")
+    cards = markup.cards(main)
+    width_s = coarse_width_s(end_s, max(map(len, runs.values())))
+    under_way = LoadChart(
+        "requests under way", "requests", running, "{:,.1f}".format, fine_width_s(end_s), end_s
+    )
+    arriving = LoadChart(
+        "arrivals per second", "requests per second", arrival_rate, rate_text, width_s, end_s
+    )
+    for load in (under_way, arriving):
+        found = load_chart(load, runs, events)
+        if found is not None:
+            chart, styles = found
+            card = markup.card(cards, load.title)
+            markup.legend(card, styles)
+            card.append(chart)
+
+
+def _workers(main: Element, lanes: Mapping[str, Lanes]) -> None:
+    end_s = max((each.end_s for each in lanes.values()), default=0.0)
+    if not end_s:
+        return
+    markup.say(main, "h2", "Workers")
+    markup.say(main, "p", _LANES)
+    main.append(patterns())
+    lane_legend(main, lanes.values())
+    if len(lanes) > _MAX_OPEN:
+        main = markup.folded(main, "of each run")
+    cards = markup.cards(main)
+    for name, each in lanes.items():
+        markup.card(cards, name).append(lane_chart(f"workers of {name}", each, end_s))
+
+
+def _facts(main: Element, summaries: Mapping[str, Summary], about: About) -> None:
     """What is left to say of each run, in words."""
-    SubElement(main, "h2").text = "Requests"
-    for name, outcomes in runs.items():
-        SubElement(main, "h3").text = _clean(name)
-        body = _table(main, [])
-        for what, words in run_facts(summarize(outcomes, goals)):
-            row = SubElement(body, "tr")
-            SubElement(row, "th", {"scope": "row"}).text = what
-            SubElement(row, "td", {"class": "words"}).text = _clean(words)
+    markup.say(main, "h2", "Requests")
+    if len(summaries) > _MAX_OPEN:
+        main = markup.folded(main, "of each run")
+    cards = markup.cards(main)
+    for name, summary in summaries.items():
+        markup.facts(markup.card(cards, name), [*run_facts(summary), *about.facts.get(name, ())])
 
 
-def _table(parent: Element, heads: Sequence[str]) -> Element:
-    table = SubElement(SubElement(parent, "div", {"class": "scroll"}), "table")
-    if heads:
-        row = SubElement(SubElement(table, "thead"), "tr")
-        for head in heads:
-            SubElement(row, "th", {"scope": "col"}).text = _clean(head)
-    return SubElement(table, "tbody")
-
-
-# --- charts -------------------------------------------------------------------------------------
-
-
-def _latencies(goals: Goals) -> Iterable[_Latency]:
-    yield _Latency(DISTRIBUTIONS["ttft"], lambda outcome: outcome.ttft_s, goals.ttft_s)
-    yield _Latency(DISTRIBUTIONS["tpot"], lambda outcome: outcome.tpot_s, goals.tpot_s)
-    yield _Latency(DISTRIBUTIONS["jct"], lambda outcome: outcome.jct_s, goals.jct_s)
-
-
-def _load(main: Element, runs: Mapping[str, Sequence[Outcome]]) -> None:
-    SubElement(main, "h2").text = "Load"
-    cards = SubElement(main, "div", {"class": "cards"})
-    end_s = _end_s(runs)
-    for title, series in (("requests under way", running), ("arrivals per second", arrival_rate)):
-        _append(_card(cards, title), _load_chart(title, runs, end_s, series))
-
-
-def _card(parent: Element, title: str) -> Element:
-    card = SubElement(parent, "section")
-    SubElement(card, "h3").text = title
-    return card
-
-
-def _append(parent: Element, chart: Element | None) -> None:
-    if chart is not None:
-        parent.append(chart)
-
-
-def _legend(main: Element, runs: Iterable[str]) -> None:
-    legend = SubElement(main, "p", {"class": "legend"})
-    for index, name in enumerate(runs):
-        entry = SubElement(legend, "span")
-        svg = SubElement(entry, "svg", {"class": "chart sample", "viewBox": "0 0 32 10"})
-        style = f"line line-{index % _NUM_STYLES}"
-        SubElement(svg, "line", {"class": style, "x1": "0", "y1": "5", "x2": "32", "y2": "5"})
-        svg.tail = " " + _clean(name)
-
-
-def latency_chart(latency: _Latency, runs: Mapping[str, Sequence[Outcome]]) -> Element | None:
-    """A cumulative distribution per run, up to the slowest run's 99th percentile."""
-    ordered = {
-        name: sorted(
-            value
-            for outcome in outcomes
-            if not outcome.error and (value := latency.value(outcome)) is not None
-        )
-        for name, outcomes in runs.items()
-    }
-    ends = [quantile(values, 0.99) for values in ordered.values() if values]
-    if not ends:
-        return None
-    lines = [
-        Line(_clean(name), distribution(values), index % _NUM_STYLES)
-        for index, (name, values) in enumerate(ordered.items())
-    ]
-    x = _time_axis("share of requests by time; the slowest 1% are not shown", max(ends) * 1.02)
-    y = Axis("", 1.0, lambda share: f"{share:.0%}")
-    return line_chart(latency.name, lines, x, y, latency.goal_s)
-
-
-def distribution(ordered: Sequence[float]) -> list[Point]:
-    """(value, share of values up to it) for some shares from 0 to 1."""
-    if not ordered:
-        return []
-    shares = [index / _NUM_POINTS for index in range(_NUM_POINTS + 1)]
-    return [(quantile(ordered, share), share) for share in shares]
-
-
-def _time_axis(title: str, end_s: float) -> Axis:
-    """All of its ticks in one unit."""
-    end_s = max(end_s, 1e-6)
-    if end_s < 1:
-        return Axis(title, end_s, lambda value: f"{value * 1e3:.4g} ms")
-    return Axis(title, end_s, lambda value: f"{value:,.4g} s")
-
-
-Series = Callable[[Sequence[Outcome], float], list[Point]]
-
-
-def _load_chart(
-    title: str, runs: Mapping[str, Sequence[Outcome]], end_s: float, series: Series
-) -> Element | None:
-    lines = [
-        Line(_clean(name), series(outcomes, end_s), index % _NUM_STYLES)
-        for index, (name, outcomes) in enumerate(runs.items())
-    ]
-    greatest = max((value for line in lines for _, value in line.points), default=0.0)
-    if not greatest or not end_s:
-        return None
-    x = _time_axis("time since the run began", end_s)
-    return line_chart(title, lines, x, Axis("", greatest * 1.05, lambda value: f"{value:,.4g}"))
-
-
-def running(outcomes: Sequence[Outcome], end_s: float) -> list[Point]:
-    """How many requests are under way, on average over each of some bins."""
-    if not end_s:
-        return []
-    width_s = end_s / _NUM_BINS
-    busy = [0.0] * (_NUM_BINS + 1)  # of requests that begin or end in a bin
-    change = [0] * (_NUM_BINS + 1)  # how many more requests go on all through a bin
-    for outcome in outcomes:
-        first = min(_NUM_BINS, int(outcome.arrival_s / width_s))
-        last = min(_NUM_BINS, int(outcome.ended_s / width_s))
-        busy[last] += outcome.ended_s / width_s - last
-        busy[first] -= outcome.arrival_s / width_s - first
-        change[first] += 1
-        change[last] -= 1
-    whole = accumulate(change)
-    means = [count + part for count, part in zip(whole, busy, strict=True)]
-    return _steps(means[:_NUM_BINS], width_s)
-
-
-def arrival_rate(outcomes: Sequence[Outcome], end_s: float) -> list[Point]:
-    """Arrivals per second in bins of equal width."""
-    if not end_s:
-        return []
-    width_s = end_s / _NUM_BINS
-    counts = [0] * _NUM_BINS
-    for outcome in outcomes:
-        counts[min(_NUM_BINS - 1, int(outcome.arrival_s / width_s))] += 1
-    return _steps([count / width_s for count in counts], width_s)
-
-
-def _steps(values: Sequence[float], width_s: float) -> list[Point]:
-    edges = [(index * width_s, value) for index, value in enumerate(values)]
-    return [point for x, y in edges for point in ((x, y), (x + width_s, y))]
-
-
-def _end_s(runs: Mapping[str, Sequence[Outcome]]) -> float:
-    return max((outcome.ended_s for each in runs.values() for outcome in each), default=0.0)
-
-
-# --- look ---------------------------------------------------------------------------------------
-
-# Okabe and Ito's colours, which people with any colour vision tell apart; dashes for print.
-_LIGHT = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#946c00", "#3a3f44", "#56b4e9", "#7a5195")
-_DARK = ("#5fb0e8", "#ff8a4c", "#2fd3a2", "#f0a6cd", "#e6b422", "#c9d1d9", "#8fd3ff", "#b58ad6")
-_DASHES = ("none", "7 3", "2 3", "9 3 2 3", "4 2", "12 4", "1 2", "6 2 2 2 2 2")
-
-
-def _colours(colours: Sequence[str]) -> str:
-    return "".join(f".line-{index}{{stroke:{value}}}\n" for index, value in enumerate(colours))
-
-
-STYLE = (
-    """
-:root{color-scheme:light dark;--paper:#fff;--ink:#1f2328;--dim:#57606a;--rule:#d0d7de;
---best:#dff3e4;--goal:#b35900}
-@media screen and (prefers-color-scheme:dark){:root{--paper:#0d1117;--ink:#e6edf3;--dim:#9aa4af;
---rule:#30363d;--best:#17492a;--goal:#f0a13c}}
-body{margin:0;background:var(--paper);color:var(--ink);
-font:15px/1.5 system-ui,"Segoe UI",Roboto,"DejaVu Sans",Helvetica,Arial,sans-serif}
-main{max-width:1100px;margin:0 auto;padding:24px 20px 60px}
-h1{margin:0;font-size:26px}
-h2{margin:36px 0 8px;font-size:19px}
-h3{margin:16px 0 2px;font-size:15px}
-p{margin:4px 0 12px;color:var(--dim)}
-.scroll{overflow-x:auto}
-table{border-collapse:collapse;margin:0 0 16px;font-size:14px;font-variant-numeric:tabular-nums}
-th,td{text-align:right;padding:4px 14px 4px 8px;border-bottom:1px solid var(--rule);
-white-space:nowrap}
-th{color:var(--dim);font-weight:600}
-th[scope=row],td.words{text-align:left}
-td.best{background:var(--best);font-weight:600}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(480px,100%),1fr));
-gap:8px 28px}
-.chart{display:block;width:100%;height:auto}
-.chart.sample{display:inline-block;width:32px;height:10px}
-.legend span{margin-right:20px;white-space:nowrap;color:var(--ink)}
-.chart text{font-size:11px;fill:var(--dim)}
-.chart .grid{stroke:var(--rule);stroke-width:1}
-.chart .mark{stroke:var(--goal);stroke-width:1.5;stroke-dasharray:5 4}
-.chart .line{fill:none;stroke-width:2;stroke-linejoin:round}
-@media print{section,tr{break-inside:avoid}}
-"""
-    + _colours(_LIGHT)
-    + "@media screen and (prefers-color-scheme:dark){\n"
-    + _colours(_DARK)
-    + "}\n"
-    + "".join(f".line-{i}{{stroke-dasharray:{dash}}}\n" for i, dash in enumerate(_DASHES))
-)
+def _origin(main: Element, about: About) -> None:
+    if about.command:
+        markup.say(main, "h2", "To repeat this")
+        SubElement(SubElement(main, "pre"), "code").text = markup.clean(about.command)
+    markup.say(main, "p", f"mserve {__version__}")

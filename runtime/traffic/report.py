@@ -23,23 +23,31 @@ DISTRIBUTIONS: Mapping[str, str] = {  # fields of `Summary` with their names in 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A figure of runs, with the group that it is shown in. `value` is None where a run does not have it; `sign` is 1 where more is
-    better, -1 where less is, 0 where neither."""
+    """A figure of runs, with the group that it is shown in. `value` is None where a run does not have
+    it; `sign` is 1 where more is better, -1 where less is, 0 where neither. `form` spells values that
+    stand beside each other."""
 
     group: str
     name: str
     value: Callable[[Summary], float | None]
-    text: Callable[[float], str]
+    form: "Callable[[Sequence[float]], Form]"
     sign: int
+
+    def texts(self, values: Sequence[float | None]) -> tuple[str, ...]:
+        text = self.form([value for value in values if value is not None])
+        return tuple("-" if value is None else text(value) for value in values)
 
     def best(self, values: Sequence[float | None]) -> frozenset[int]:
         """The indexes of the runs that win: none if all look alike, several if some of them do."""
-        shown = [None if value is None else self.text(value) for value in values]
-        known = [value for value in values if value is not None]
+        shown = self.texts(values)
+        known = [index for index, value in enumerate(values) if value is not None]
         if not self.sign or len(known) < 2 or len(set(shown)) == 1:
             return frozenset()
-        best = self.text(max(known, key=lambda value: value * self.sign))
-        return frozenset(index for index, text in enumerate(shown) if text == best)
+        best = max(known, key=lambda index: (values[index] or 0.0) * self.sign)
+        return frozenset(index for index in known if shown[index] == shown[best])
+
+
+Form = Callable[[float], str]
 
 
 # --- figures as text ----------------------------------------------------------------------------
@@ -50,6 +58,18 @@ def seconds_text(value: float) -> str:
     if value < 0.9995:
         return f"{_three_digits(value * 1e3)} ms"
     return f"{_three_digits(value)} s"
+
+
+def seconds_form(values: Sequence[float]) -> Form:
+    """As `seconds_text`, but all in one unit; each in its own where that would need many digits."""
+    known = [value for value in values if value > 0]
+    if not known or min(known) >= 0.9995 or max(known) < 0.9995:
+        return seconds_text
+    if max(known) < 9.9995:
+        return lambda value: f"{_three_digits(value * 1e3)} ms"
+    if min(known) >= 0.0995:
+        return lambda value: f"{value:,.2f} s"
+    return seconds_text
 
 
 def _three_digits(value: float) -> str:
@@ -126,17 +146,22 @@ def metrics(goals: Goals | None = None) -> list[Metric]:
     ]
     if goals is not None:
         figures += [
-            Metric("goodput", "share", lambda s: _of_goodput(s, "share"), share_text, 1),
-            Metric("goodput", "rate", lambda s: _of_goodput(s, "rate"), rate_text, 1),
+            Metric("goodput", "share", lambda s: _of_goodput(s, "share"), _each(share_text), 1),
+            Metric("goodput", "rate", lambda s: _of_goodput(s, "rate"), _each(rate_text), 1),
         ]
     return [
         *figures,
-        Metric("throughput", "requests", lambda s: s.request_rate, rate_text, 1),
-        Metric("throughput", "output tokens", lambda s: s.output_rate, rate_text, 1),
-        Metric("requests", "all", lambda s: s.num_requests, lambda value: f"{value:,.0f}", 0),
-        Metric("requests", "failed", lambda s: s.failed_share, share_text, -1),
-        Metric("requests", "prompt cached", lambda s: s.cached_share, share_text, 1),
+        Metric("throughput", "requests", lambda s: s.request_rate, _each(rate_text), 1),
+        Metric("throughput", "output tokens", lambda s: s.output_rate, _each(rate_text), 1),
+        Metric("requests", "all", lambda s: s.num_requests, _each("{:,.0f}".format), 0),
+        Metric("requests", "failed", lambda s: s.failed_share, _each(share_text), -1),
+        Metric("requests", "prompt cached", lambda s: s.cached_share, _each(share_text), 1),
     ]
+
+
+def _each(text: Form) -> Callable[[Sequence[float]], Form]:
+    """A form that does not depend on what stands beside a value."""
+    return lambda _: text
 
 
 def _of_distribution(field: str, statistic: str) -> Metric:
@@ -144,7 +169,7 @@ def _of_distribution(field: str, statistic: str) -> Metric:
         found = getattr(summary, field)
         return None if found is None else getattr(found, statistic)
 
-    return Metric(DISTRIBUTIONS[field], statistic, value, seconds_text, -1)
+    return Metric(DISTRIBUTIONS[field], statistic, value, seconds_form, -1)
 
 
 def _of_goodput(summary: Summary, field: str) -> float | None:
@@ -154,22 +179,31 @@ def _of_goodput(summary: Summary, field: str) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """A figure of several runs: a text for each of them, and the indexes of those that win."""
+    """A figure of several runs: a value and a text for each of them, and the indexes of those that
+    win. `margins` say by how much values may be off, where that is known."""
 
-    group: str
-    name: str
+    metric: Metric
+    values: tuple[float | None, ...]
     texts: tuple[str, ...]
     best: frozenset[int]
+    margins: tuple[str, ...] = ()
+
+    @property
+    def group(self) -> str:
+        return self.metric.group
+
+    @property
+    def name(self) -> str:
+        return self.metric.name
 
 
 def compared(summaries: Sequence[Summary], goals: Goals | None = None) -> list[Compared]:
     """The figures that at least one run has."""
     rows = []
     for metric in metrics(goals):
-        values = [metric.value(summary) for summary in summaries]
+        values = tuple(metric.value(summary) for summary in summaries)
         if any(value is not None for value in values):
-            texts = tuple("-" if value is None else metric.text(value) for value in values)
-            rows.append(Compared(metric.group, metric.name, texts, metric.best(values)))
+            rows.append(Compared(metric, values, metric.texts(values), metric.best(values)))
     return rows
 
 

@@ -7,6 +7,7 @@ traces/conversation.jsonl
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -14,7 +15,7 @@ from typing import Annotated, TypeVar
 import msgspec
 from msgspec import Meta, Struct, field
 
-from mserve.runtime.traffic.arrivals import BLOCK_TOKENS, Arrival, TrafficError
+from mserve.runtime.traffic.arrivals import BLOCK_TOKENS, Arrival, TrafficError, scaled
 from mserve.runtime.traffic.traces import ReadOptions, read_trace
 from mserve.runtime.traffic.workloads import PREBLE, long_and_short, poisson, sharing
 
@@ -118,6 +119,27 @@ def traffic(
         f"Traffic is a trace's path or one of {', '.join(GENERATORS)}, with settings as in"
         f" `poisson:rate=2,input=1000,output=100`; {text!r} is neither."
     )
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficOptions:
+    """Which traffic, how fast and how much of it; as `scaled` has them."""
+
+    trace: str  # a path, or a generator with its settings
+    rate: float | None = None  # requests/s
+    speed: float = 1.0
+    limit: int | None = None
+    duration_s: float | None = None
+
+    def arrivals(self, seed: int) -> Iterator[Arrival]:
+        """Raises TrafficError."""
+        return scaled(
+            traffic(self.trace, ReadOptions(seed=seed), seed),
+            rate=self.rate,
+            speed=self.speed,
+            limit=self.limit,
+            duration_s=self.duration_s,
+        )
 
 
 def _pairs(name: str, settings: str) -> dict[str, str]:

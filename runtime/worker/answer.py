@@ -81,8 +81,9 @@ def _stream(decoder: StreamDecoder, step: StartGenerateCall, prompt: bytes) -> T
     if sampling.logprobs is None or kind == "text":
         return TextStream(decoder, sampling, step.render)
     answered = unpack_tokens(prompt)[-sampling.answered :] if sampling.answered else ()
-    text_offset = len(decoder.tokenizer.decode(answered))
-    writer = LogprobWriter(kind, decoder.tokenizer.token_bytes, text_offset)
+    tokenizer = decoder.tokenizer
+    text_offset = len(tokenizer.decode(answered))
+    writer = LogprobWriter(kind, tokenizer.token_bytes, text_offset, tokenizer.special_ids)
     return TextStream(decoder, sampling, step.render, writer)
 
 

@@ -34,6 +34,10 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     prefix_cache: bool = True
     queue: Literal["fcfs", "deadline", "priority", "hit_ratio"] = "fcfs"
     queue_groups: int = 10
+    batch: Literal["continuous", "aligned"] = "continuous"
+    spread: float = 2.0  # of batch = aligned, as are patience and fill
+    patience_s: float = 0.05
+    fill: float = 0.8
     max_batch_tokens: int = 2048
     chunk_tokens: int = 512
     max_running: int = 256

@@ -122,7 +122,7 @@ class Journal:
                 cached_tokens=event.cached_tokens,
                 logprobs=event.logprobs,
                 report=report,
-                count=event.count,
+                count=event.repeated,
             )
         )
 

@@ -8,9 +8,7 @@ compute never waits for the wire. Every change goes through `compiler.protocol.S
     a piece ends where layer 0 is computed when the piece begins, or at the size of a message
 """
 
-from dataclasses import dataclass
 from math import inf
-from typing import Protocol
 
 from xxhash import xxh3_64_intdigest
 
@@ -24,54 +22,16 @@ from mserve.compiler.protocol import (
     SendState,
     advance,
 )
-from mserve.runtime.engine.batching import Batch, KvStore
+from mserve.runtime.engine.batching import Batch, KvStore, StepOutOfMemory
 from mserve.runtime.engine.sequence import Sequence
 from mserve.runtime.errors import BY_KIND, EngineFailure, NoRoom, RequestError, WorkerLost
 from mserve.runtime.messages import Receiver, RemoteSendCall
 from mserve.runtime.transport.base import MAX_PAYLOAD_BYTES, Transport
 from mserve.runtime.worker import wire
+from mserve.runtime.worker.hosts import SenderHost
+from mserve.runtime.worker.outgoing import Outgoing
 
 _ENDED = (SendState.ACKNOWLEDGED, SendState.ABORTED)
-
-
-class SenderHost(Protocol):
-    """What sends ask of the worker they live in."""
-
-    def sequence(self, key: str) -> Sequence | None: ...
-
-    def sent(self, key: str, step: str, num_tokens: int, num_bytes: int, now: float) -> None:
-        """Every receiver of the step has everything."""
-        ...
-
-    def fail(self, key: str, error: RequestError, step: str, now: float) -> None:
-        """The plan cannot go on at this worker."""
-        ...
-
-    def hold(self, key: str, name: str) -> None:
-        """The plan's pages will be read: they stay until `let_go`."""
-        ...
-
-    def let_go(self, name: str) -> None: ...
-
-
-@dataclass(slots=True, eq=False)
-class Outgoing:
-    """One receiver's copy of a send: `[position, end)` is still to go."""
-
-    key: str
-    step: str
-    ticket: str
-    peer: bytes
-    worker: str
-    incarnation: str  # of the worker that the plan means
-    begin: int  # moved on by the grant
-    end: int
-    deadline_s: float  # for the receiver's next sign of life
-    state: SendState = SendState.NEW
-    position: int = 0
-    piece_end: int = 0
-    layer: int = 0
-    sent_bytes: int = 0
 
 
 class Sends:
@@ -229,6 +189,14 @@ class Sends:
                 self._pump_one(outgoing, now)
 
     def _pump_one(self, outgoing: Outgoing, now: float) -> None:
+        try:
+            self._send_pieces(outgoing, now)
+        except StepOutOfMemory as error:
+            detail = f"The device had no memory left to read KV that was to be sent: {error}"
+            no_room = NoRoom(detail, retry_after_s=0.1)  # not for being large: it is a message's
+            self._host.fail(outgoing.key, no_room, outgoing.step, now)
+
+    def _send_pieces(self, outgoing: Outgoing, now: float) -> None:
         sequence = self._host.sequence(outgoing.key)
         assert sequence is not None, "a send ends with its sequence, not after it"
         while outgoing.position < outgoing.end:
@@ -257,7 +225,11 @@ class Sends:
         slot = self._transport.stage(outgoing.peer, num_bytes)
         if slot is None:
             return False
-        self._kv.read(sequence.pages, outgoing.layer, begin, end, slot.view)
+        try:
+            self._kv.read(sequence.pages, outgoing.layer, begin, end, slot.view)
+        except BaseException:
+            slot.release()
+            raise
         checksum = xxh3_64_intdigest(slot.view) if self._makes_checksums else None
         data = wire.Data(outgoing.ticket, outgoing.layer, begin, end, checksum)
         self._transport.send(outgoing.peer, wire.encode(data), slot)

@@ -108,36 +108,18 @@ async def run_worker(config: WorkerConfig, connect: Connect, stop: asyncio.Event
         if announcer is not None:
             announcer.blocks_changed(event.events)
 
-    link = EngineLink(publish)
-    draining = asyncio.Event()
-
-    def stats() -> WorkerStats | None:
-        if link.silence or link.closed.is_set():
-            return None
-        return msgspec.structs.replace(link.stats.stats, draining=draining.is_set())
-
+    link, draining = EngineLink(publish), asyncio.Event()
     try:
         await _wait_for_name(registry, config.name)
         ready = await link.start(config.engine)
         info = _describe(config, ready, listener)
-        announcer = Announcer(
-            info,
-            registry,
-            index,
-            snapshot=_snapshot(link),
-            stats=stats,
-            greet=lambda peers: link.send(ipc.Greet(peers)),
-        )
-        worker = WorkerApp(link, config.name, _identity(info), tokenizer.stream, draining)
+        announcer = _announcer(info, registry, index, link, draining)
+        app = _app(info, link, tokenizer, draining, config.trust.cluster_token)
         for note in ready.notes:
             logger.warning("%s", note)
         logger.info("worker %s serves at %s", config.name, info.url)
         await announcer.join()
-        app = _app(
-            worker, _mlc_calls(worker, info, tokenizer), info.name, config.trust.cluster_token
-        )
-        serving = serve(app, listener, config.tls)
-        await _serve(serving, announcer, link, draining, stop)
+        await _serve(serve(app, listener, config.tls), announcer, link, draining, stop)
     finally:
         listener.close()
         await link.stop()
@@ -158,9 +140,40 @@ async def _wait_for_name(registry: Registry, name: str) -> None:
         await asyncio.sleep(0.1)
 
 
-def _app(worker: WorkerApp, mlc: MlcCalls, name: str, token: str) -> ASGIApp:
-    app = create_app(worker, mlc.handlers())
-    return Gate(app, token, name, LoopClock().time, MAX_BODY_BYTES) if token else app
+def _announcer(
+    info: WorkerInfo,
+    registry: Registry,
+    index: PrefixIndex,
+    link: EngineLink,
+    draining: asyncio.Event,
+) -> Announcer:
+    def stats() -> WorkerStats | None:
+        if link.silence or link.closed.is_set():
+            return None
+        return msgspec.structs.replace(link.stats.stats, draining=draining.is_set())
+
+    async def snapshot() -> ipc.Snapshot:
+        answer = await link.ask(ipc.Resync)
+        assert isinstance(answer, ipc.Snapshot), "Resync is answered by a snapshot"
+        return answer
+
+    def greet(peers: tuple[bytes, ...]) -> None:
+        link.send(ipc.Greet(peers))
+
+    return Announcer(info, registry, index, snapshot=snapshot, stats=stats, greet=greet)
+
+
+def _app(
+    info: WorkerInfo,
+    link: EngineLink,
+    tokenizer: Tokenizer,
+    draining: asyncio.Event,
+    token: str,
+) -> ASGIApp:
+    """With the cluster's `token`, only its members are let in."""
+    worker = WorkerApp(link, info.name, _identity(info), tokenizer.stream, draining)
+    app = create_app(worker, _mlc_calls(worker, info, tokenizer).handlers())
+    return Gate(app, token, info.name, LoopClock().time, MAX_BODY_BYTES) if token else app
 
 
 async def _serve(
@@ -261,15 +274,6 @@ def _mlc_calls(worker: WorkerApp, info: WorkerInfo, tokenizer: Tokenizer) -> Mlc
     )
     encode = tokenizer.encode
     return MlcCalls(worker.prepare, worker.run_plan, encode, identity, info.max_model_len)
-
-
-def _snapshot(link: EngineLink) -> Callable[[], Awaitable[ipc.Snapshot]]:
-    async def ask() -> ipc.Snapshot:
-        answer = await link.ask(ipc.Resync)
-        assert isinstance(answer, ipc.Snapshot), "Resync is answered by a snapshot"
-        return answer
-
-    return ask
 
 
 def connect_redis(options: ClusterOptions) -> Connect:

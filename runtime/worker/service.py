@@ -1,21 +1,17 @@
-"""A worker without its processes: engine, tickets and sends of one worker, joined. Sans-IO.
+"""A worker without its processes: the microserving calls and the step loop over its plans. Sans-IO.
 
 Takes plan calls and what the transport brought, runs nothing itself, and hands out the events that
 the HTTP process passes on. Whoever drives it (worker/process.py, or a virtual clock) supplies time.
 """
 
-import logging
 from collections.abc import Callable, Iterable
 
-import msgspec
 from msgspec.structs import asdict, replace
 
 from mserve.compiler.protocol import CHECKS, Check, Message, TicketEvent
-from mserve.runtime.engine import events
 from mserve.runtime.engine.batching import Batch, KvStore, StepOutput
 from mserve.runtime.engine.engine import Engine
-from mserve.runtime.engine.sequence import Sequence, SequenceState
-from mserve.runtime.errors import EngineFailure, Gone, NoRoom, RequestError, Unavailable
+from mserve.runtime.errors import Gone, NoRoom, RequestError, Unavailable
 from mserve.runtime.messages import (
     CommitCall,
     PlanCall,
@@ -25,19 +21,12 @@ from mserve.runtime.messages import (
     StartGenerateCall,
     StepCall,
 )
-from mserve.runtime.transport.base import PeerLost, Received, Transport
+from mserve.runtime.transport.base import Transport
 from mserve.runtime.worker import ipc, wire
 from mserve.runtime.worker.admission import check_names, check_transfers, keeps_connection
-from mserve.runtime.worker.journal import Journal
-from mserve.runtime.worker.sends import Sends
-from mserve.runtime.worker.sessions import Session
-from mserve.runtime.worker.tickets import Ticket, Tickets
-
-logger = logging.getLogger("mserve.engine")
-
-GIVE_WAY_AFTER_S = 0.25
-"""How long a plan waits for a peer's pages before it gives up its own for an older one: most such
-waits end by themselves."""
+from mserve.runtime.worker.giving_way import who_gives_way
+from mserve.runtime.worker.inbox import Inbox
+from mserve.runtime.worker.plans import Plans
 
 
 class WorkerService:
@@ -59,22 +48,34 @@ class WorkerService:
         lease_s: float = 10.0,
         checksum_kv: bool = False,
     ) -> None:
+        self._plans = Plans(
+            engine,
+            kv,
+            transport,
+            worker=worker,
+            incarnation=incarnation,
+            fingerprint=fingerprint,
+            unix_s=unix_s,
+            lease_s=lease_s,
+            checksum_kv=checksum_kv,
+        )
         self._engine = engine
+        self._tickets = self._plans.tickets
+        self._sends = self._plans.sends
+        self._journal = self._plans.journal
+        self._sessions = self._plans.sessions
+        self._inbox = Inbox(self._plans)
         self._transport = transport
         self._incarnation = incarnation
-        self._journal = Journal(unix_s)
-        self._sessions = self._journal.sessions
-        self._tickets = Tickets(self, kv, transport, incarnation, fingerprint, lease_s)
-        self._sends = Sends(self, kv, transport, worker, fingerprint, checksum=checksum_kv)
         self._hooked: Batch | None = None  # planned, with KV that sends wait for
-        self._num_malformed = 0
         self.draining = False
 
     # --- calls ---------------------------------------------------------------------------------
 
     def submit(self, call: PlanCall, held: bool, now: float) -> None:
         """Takes a plan call whole, or raises a RequestError and changes nothing."""
-        self._relay(now)  # what an earlier plan of this key left must not be taken for this one's
+        # What an earlier plan of this key left must not be taken for this one's.
+        self._plans.relay(now)
         self._admit(call, now)
         held = held and keeps_connection(call)
         session = self._journal.begin(call, now)
@@ -86,7 +87,7 @@ class WorkerService:
     def _begin_step(self, call: PlanCall, step: StepCall, held: bool, now: float) -> None:
         match step:
             case PrepRecvCall():
-                matched = self._engine.match_length(call.tokens, call.salt)
+                matched = self._engine.found_length(call.key)
                 self._journal.started(call.key, step.step, now, matched=min(matched, step.end))
                 self._tickets.register(call.key, step, held, now)
             case RemoteSendCall():
@@ -133,21 +134,20 @@ class WorkerService:
 
     def cancel(self, key: str, now: float) -> None:
         """Ends a plan here at once; idempotent."""
-        self._relay(now)
-        self.fail(key, Gone("The plan was cancelled at this worker."), "", now)
+        self._plans.relay(now)
+        self._plans.fail(key, Gone("The plan was cancelled at this worker."), "", now)
 
     def stop_generating(self, key: str, now: float) -> None:
         """The answer's text is complete: the engine ends it with its next token."""
         self._engine.finish_early(key, now)
 
+    def contain(self, key: str, now: float) -> None:
+        """Ends the plan that a fault of ours concerned; raises AssertionError if pages are lost."""
+        self._plans.contain(key, now)
+
     def release(self, names: tuple[str, ...], now: float) -> int:
         """Ends these tickets; returns how many were found. Their plans go on without them."""
-        found = [ticket for name in names if (ticket := self._tickets.get(name))]
-        for ticket in found:
-            self._tickets.release(ticket.name, now)
-            self._engine.drop_receive(ticket.key, ticket.name, now)
-        self._relay(now)
-        return len(found)
+        return self._plans.release(names, now)
 
     def renew(self, names: tuple[str, ...], now: float) -> int:
         return self._tickets.hold(names, now)
@@ -161,35 +161,21 @@ class WorkerService:
 
     def plan(self, now: float) -> Batch | None:
         batch = self._engine.plan(now)
-        self._relay(now)
+        self._plans.relay(now)
         if self._give_way(now) and batch is None:
             batch = self._engine.plan(now)
-            self._relay(now)
+            self._plans.relay(now)
         self._hooked = batch if batch is not None and self._sends.begin_step(batch) else None
         return batch
 
     def _give_way(self, now: float) -> bool:
-        """Ends plans that hold pages here while they wait for pages elsewhere, if older plans wait
-        for theirs; the router makes them anew. True if there were any.
-
-        Without it two plans could wait for each other for ever. Plan ids sort by age, and on every
-        worker alike, so in any circle of waiting there is one who gives way (wound-wait: Rosenkrantz
-        et al., System Level Concurrency Control for Distributed Database Systems, 1978).
-        """
-        starved = self._engine.starved()
-        if not starved:
-            return False
-        oldest, since_s = min(starved), now - GIVE_WAY_AFTER_S
-        younger = {
-            key: step
-            for key, step in (*self._tickets.unopened(since_s), *self._sends.ungranted(since_s))
-            if key > oldest and (found := self._engine.find(key)) is not None and found.is_stalled
-        }
+        """Ends plans that must give way; the router makes them anew. True if there were any."""
+        younger = who_gives_way(self._plans, now)
         for key, step in younger.items():
             detail = (
                 "The plan waited for pages of two workers, and an older one needed those it had."
             )
-            self.fail(key, NoRoom(detail, retry_after_s=0.1), step, now)
+            self._plans.fail(key, NoRoom(detail, retry_after_s=0.1), step, now)
         return bool(younger)
 
     @property
@@ -203,13 +189,13 @@ class WorkerService:
     def commit(self, batch: Batch, output: StepOutput, now: float) -> None:
         self._engine.commit(batch, output, now)
         self._end_step(batch)
-        self._relay(now)
+        self._plans.relay(now)
 
     def abandon(self, batch: Batch, errors: dict[str, RequestError], now: float) -> None:
         """The runner failed: the plans in `errors` end, for the others the step is done again."""
         self._engine.abandon(batch, errors)
         self._end_step(batch)
-        self._relay(now)
+        self._plans.relay(now)
 
     def _end_step(self, batch: Batch) -> None:
         if batch is self._hooked:
@@ -219,11 +205,8 @@ class WorkerService:
     def progress(self, now: float) -> None:
         """Moves KV on and handles what arrived."""
         for event in self._transport.poll():
-            if isinstance(event, Received):
-                self._receive(event, now)
-            else:
-                self._peer_lost(event, now)
-        self._relay(now)
+            self._inbox.take(event, now)
+        self._plans.relay(now)
         self._sends.pump(now)
 
     def expire(self, now: float) -> None:
@@ -245,7 +228,7 @@ class WorkerService:
     @property
     def num_dropped(self) -> int:
         """Messages of other workers that were late, foreign, repeated or malformed."""
-        return self._tickets.num_dropped + self._num_malformed
+        return self._tickets.num_dropped + self._inbox.num_malformed
 
     @property
     def num_sessions(self) -> int:
@@ -273,136 +256,3 @@ class WorkerService:
     def snapshot(self, request: int) -> ipc.Snapshot:
         blocks = tuple(self._engine.cache.snapshot())
         return ipc.Snapshot(request, self._journal.block_sequence, blocks)
-
-    # --- what tickets and sends ask ------------------------------------------------------------
-
-    def sequence(self, key: str) -> Sequence | None:
-        return self._engine.find(key)
-
-    def opened(self, key: str, ticket: str, now: float) -> None:
-        self._engine.opened(key, ticket, now)
-        sequence = self._engine.find(key)
-        if sequence is not None and sequence.state is SequenceState.RUNNING:
-            self._tickets.reserved(key, now)
-
-    def arrived(self, key: str, ticket: str, now: float) -> None:
-        self._engine.arrived(key, ticket, now)
-
-    def hold(self, key: str, name: str) -> None:
-        self._engine.hold(key, name)
-
-    def let_go(self, name: str) -> None:
-        self._engine.let_go(name)
-
-    def received(self, ticket: Ticket, now: float) -> None:
-        sequence = self._engine.find(ticket.key)
-        assert sequence is not None, "a ticket has a living sequence"
-        self._journal.received(
-            ticket.key,
-            ticket.step,
-            ticket.opened_s,
-            now,
-            matched=sequence.num_matched,
-            num_tokens=ticket.received_tokens,
-            num_bytes=ticket.received_bytes,
-        )
-
-    def sent(self, key: str, step: str, num_tokens: int, num_bytes: int, now: float) -> None:
-        self._engine.send_done(key, step, now)
-        self._journal.sent(key, step, num_tokens, num_bytes, now)
-
-    def fail(self, key: str, error: RequestError, step: str, now: float) -> None:
-        """Ends the plan here and says why, once."""
-        self._engine.cancel(key, now)
-        if self._end(key, now) is not None:
-            self._journal.failed(key, error, step)
-
-    def contain(self, key: str, now: float) -> None:
-        """Ends the plan that a fault of ours concerned; raises AssertionError if pages are lost."""
-        self.fail(
-            key, EngineFailure("The worker failed at this request; its log says why."), "", now
-        )
-        self._engine.check_integrity()
-
-    # --- inside --------------------------------------------------------------------------------
-
-    def _receive(self, event: Received, now: float) -> None:
-        try:
-            message = wire.decode(event.header)
-        except msgspec.DecodeError:
-            self._num_malformed += 1
-            return
-        try:
-            self._handle(event, message, now)
-        except Exception:
-            logger.exception("a message of another worker failed: %s", type(message).__name__)
-            self.contain(self._key_of(getattr(message, "ticket", "")), now)
-
-    def _key_of(self, ticket: str) -> str:
-        found = self._tickets.get(ticket)
-        return found.key if found is not None else self._sends.key_of(ticket)
-
-    def _handle(self, event: Received, message: wire.TransferMessage, now: float) -> None:
-        match message:
-            case wire.Data():
-                self._tickets.on_data(event.peer, message, event.payload, now)
-            case wire.Hello():
-                pass
-            case wire.Open():
-                self._tickets.on_open(event.peer, message, now)
-            case wire.Fin():
-                self._tickets.on_fin(event.peer, message, now)
-            case wire.Withdraw():
-                self._tickets.on_withdraw(event.peer, message, now)
-            case wire.Grant():
-                self._sends.on_grant(event.peer, message, now)
-            case wire.Ack():
-                self._sends.on_ack(event.peer, message, now)
-            case wire.Refuse():
-                self._sends.on_refuse(event.peer, message, now)
-
-    def _peer_lost(self, event: PeerLost, now: float) -> None:
-        self._tickets.peer_lost(event.peer, event.reason, now)
-        self._sends.peer_lost(event.peer, event.reason, now)
-
-    def _relay(self, now: float) -> None:
-        """Turns what the engine did into effects on tickets and events for the HTTP process."""
-        while engine_events := self._engine.drain():
-            for event in engine_events:
-                self._relay_one(event, now)
-
-    def _relay_one(self, event: events.EngineEvent, now: float) -> None:
-        match event:
-            case events.Generated():
-                self._journal.generated(event, now)
-            case events.Reserved():
-                self._tickets.reserved(event.key, now)
-            case events.StepStarted():
-                self._journal.started(event.key, event.step, now, matched=event.matched)
-                self._open_send(event.key, event.step, now)
-            case events.StepComputed():
-                self._journal.computed(event, now)
-            case events.SequenceDone():
-                self._journal.all_done(event.key, now)
-                self._end(event.key, now)
-            case events.SequenceFailed():
-                self.fail(event.key, event.error, "", now)
-            case events.BlocksChanged():
-                self._journal.blocks_changed(event)
-
-    def _open_send(self, key: str, step: str, now: float) -> None:
-        """The sequence has its pages: only now are others asked to reserve theirs for its KV, so
-        that nobody's memory waits for memory."""
-        session = self._sessions.get(key)
-        call = None if session is None else session.unopened.pop(step, None)
-        if call is None:
-            return
-        if call.to:
-            self._sends.open(key, call, now)
-        else:
-            self.sent(key, step, 0, 0, now)
-
-    def _end(self, key: str, now: float) -> Session | None:
-        self._tickets.end(key, now)
-        self._sends.end(key, now)
-        return self._sessions.end(key)

@@ -34,7 +34,7 @@ class TextStream:
         self._stop = sampling.stop
         self._render = render
         self._held_tokens: list[int] = []
-        self._held_logprobs: list[Scored] = []
+        self._held_logprobs: list[tuple[int, Scored]] = []  # with where in the text it begins
         self._held_text = ""
         self._num_sent = 0
         self.finished = False
@@ -43,19 +43,20 @@ class TextStream:
     def feed(self, token: int, finish: str, logprobs: Logprobs | None = None) -> bytes:
         """Frames for one more token; `finish` is the engine's verdict, "" while it goes on.
 
-        The end-of-sequence token that finishes an answer has no text and no logprobs. Sets `finished` when a stop
-        string ends the answer before the engine did.
+        The end-of-sequence token that finishes an answer has no text and no logprobs, nor has what
+        is cut off with a stop string. Sets `finished` when one ends the answer before the engine did.
         """
         self._held_tokens.append(token)
         if finish != "stop":
-            self._held_text += self._decoder.push((token,))
             if logprobs is not None:
-                self._held_logprobs.append((token, logprobs))
+                self._held_logprobs.append((len(self._held_text), (token, logprobs)))
+            self._held_text += self._decoder.push((token,))
         if finish:
             self._held_text += self._decoder.flush()
         end = self._find_stop()
         if end is not None:
             self._held_text = self._held_text[:end]
+            self._held_logprobs = [held for held in self._held_logprobs if held[0] < end]
             self.stopped = True
             return self._release("stop")
         if finish:
@@ -85,7 +86,8 @@ class TextStream:
     def _release(self, reason: str) -> bytes:
         self.finished = bool(reason)
         first = self._num_sent == 0
-        logprobs = self._logprobs.piece(self._held_logprobs) if self._logprobs else None
+        scored = [scored for _, scored in self._held_logprobs]
+        logprobs = self._logprobs.piece(scored) if self._logprobs else None
         payload = chunk(
             self._render, self._held_text, reason or None, first=first, logprobs=logprobs
         )

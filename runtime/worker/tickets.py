@@ -7,14 +7,11 @@ the engine decides when a sequence's pages can be reserved, the caller what a fa
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from math import inf
-from typing import Protocol
 
 from xxhash import xxh3_64_intdigest
 
 from mserve.compiler.protocol import (
-    CHECKS,
     TICKET,
     Check,
     Effect,
@@ -24,67 +21,15 @@ from mserve.compiler.protocol import (
     advance,
 )
 from mserve.runtime.engine.batching import KvStore
-from mserve.runtime.engine.sequence import Sequence
-from mserve.runtime.errors import Gone, RequestError, Unprocessable, WorkerLost
+from mserve.runtime.errors import Gone, RequestError, WorkerLost
 from mserve.runtime.messages import PrepRecvCall
 from mserve.runtime.transport.base import Transport
 from mserve.runtime.worker import wire
+from mserve.runtime.worker.hosts import ReceiverHost
+from mserve.runtime.worker.parking import Parking
+from mserve.runtime.worker.ticket import Identity, Ticket, failed_check, mismatch
 
-PARKED_OPEN_S = 2.0  # an Open may overtake the plan call that names its ticket
-MAX_PARKED = 4096
 MAX_TOMBSTONES = 4096
-
-
-class ReceiverHost(Protocol):
-    """What tickets ask of the worker they live in."""
-
-    def sequence(self, key: str) -> Sequence | None: ...
-
-    def opened(self, key: str, ticket: str, now: float) -> None:
-        """The sender is there: the sequence may be given pages."""
-        ...
-
-    def arrived(self, key: str, ticket: str, now: float) -> None:
-        """All of the ticket's KV is in the pages, and the plan uses it."""
-        ...
-
-    def received(self, ticket: "Ticket", now: float) -> None:
-        """The step that made the ticket is done."""
-        ...
-
-    def fail(self, key: str, error: RequestError, step: str, now: float) -> None:
-        """The plan cannot go on at this worker."""
-        ...
-
-    def hold(self, key: str, name: str) -> None:
-        """The plan's pages are being written: they stay until `let_go`."""
-        ...
-
-    def let_go(self, name: str) -> None: ...
-
-
-@dataclass(slots=True, eq=False)
-class Ticket:
-    """`[begin, end)` of a sequence's prompt, to be written by one sender."""
-
-    name: str
-    key: str
-    step: str
-    begin: int
-    end: int
-    registered_s: float
-    deadline_s: float  # inf while an HTTP call holds the plan
-    state: TicketState = TicketState.REGISTERED
-    wanted: TicketEvent | None = None  # USE or COMMIT, as soon as everything arrived
-    peer: bytes | None = None
-    granted_begin: int = -1
-    frontier: list[int] = field(default_factory=list)  # per layer: positions below are written
-    opened_s: float = 0.0
-    received_bytes: int = 0
-
-    @property
-    def received_tokens(self) -> int:
-        return max(0, self.end - self.granted_begin)
 
 
 class Tickets:
@@ -102,12 +47,11 @@ class Tickets:
         self._host = host
         self._kv = kv
         self._transport = transport
-        self._incarnation = incarnation
-        self._fingerprint = fingerprint
+        self._identity = Identity(incarnation, fingerprint)
         self._lease_s = lease_s
         self._tickets: dict[str, Ticket] = {}
         self._by_key: dict[str, list[Ticket]] = {}
-        self._parked: OrderedDict[str, tuple[bytes, wire.Open, float]] = OrderedDict()
+        self._parking = Parking()
         self._ended: OrderedDict[str, None] = OrderedDict()
         self.num_dropped = 0  # late, foreign or repeated messages
         self.num_corrupted = 0  # payloads that are not what their sender's checksum says
@@ -133,9 +77,9 @@ class Tickets:
         ticket = Ticket(call.ticket, key, call.step, call.begin, call.end, now, deadline_s)
         self._tickets[ticket.name] = ticket
         self._by_key.setdefault(key, []).append(ticket)
-        parked = self._parked.pop(ticket.name, None)
+        parked = self._parking.take(ticket.name)
         if parked is not None:
-            self._open(parked[0], parked[1], now)
+            self._open(*parked, now)
 
     def unopened(self, before_s: float) -> list[tuple[str, str]]:
         """(plan, step) of those registered before this whose sender has no pages yet."""
@@ -186,15 +130,17 @@ class Tickets:
             self._open(peer, message, now)
         elif message.ticket in self._ended:
             self._refuse(peer, message.ticket, Gone("The ticket is no longer valid."))
-        elif len(self._parked) < MAX_PARKED:
-            self._parked[message.ticket] = (peer, message, now + PARKED_OPEN_S)
-        else:
+        elif not self._parking.park(peer, message, now):
             self._refuse(peer, message.ticket, Gone("Too many unknown tickets are waiting."))
 
     def on_data(self, peer: bytes, message: wire.Data, payload: memoryview, now: float) -> None:
         """Copies one (layer, range) into the pages, under the ticket's check."""
         ticket = self._takes(TicketEvent.DATA, message.ticket)
-        failed = None if ticket is None else self._failed(Message.DATA, ticket, peer, message)
+        failed = (
+            None
+            if ticket is None
+            else failed_check(Message.DATA, ticket, peer, message, self._identity)
+        )
         expected = (message.end - message.begin) * self._kv.bytes_per_token_layer
         if ticket is None or failed is not None or len(payload) != expected:
             self.num_dropped += 1
@@ -216,7 +162,11 @@ class Tickets:
 
     def on_fin(self, peer: bytes, message: wire.Fin, now: float) -> None:
         ticket = self._takes(TicketEvent.FIN, message.ticket)
-        failed = None if ticket is None else self._failed(Message.FIN, ticket, peer, message)
+        failed = (
+            None
+            if ticket is None
+            else failed_check(Message.FIN, ticket, peer, message, self._identity)
+        )
         if ticket is None or failed is Check.PEER:
             self.num_dropped += 1
         elif failed is Check.COMPLETE:
@@ -229,20 +179,20 @@ class Tickets:
             self._settle(ticket, now)
 
     def on_withdraw(self, peer: bytes, message: wire.Withdraw, now: float) -> None:
-        parked = self._parked.get(message.ticket)
-        if parked is not None and parked[0] == peer:
-            del self._parked[message.ticket]
+        was_parked = self._parking.withdraw(message.ticket, peer)
         ticket = self._takes(TicketEvent.SENDER_LOST, message.ticket)
-        if ticket is None or self._failed(Message.WITHDRAW, ticket, peer, message) is not None:
-            self.num_dropped += parked is None
+        if (
+            ticket is None
+            or failed_check(Message.WITHDRAW, ticket, peer, message, self._identity) is not None
+        ):
+            self.num_dropped += not was_parked
             return
         self._lose(ticket, WorkerLost(f"The sender gave up: {message.detail}"), now)
 
     def peer_lost(self, peer: bytes, reason: str, now: float) -> None:
         for ticket in [t for t in self._tickets.values() if t.peer == peer]:
             self._lose(ticket, WorkerLost(f"The sender of a KV range is gone: {reason}"), now)
-        for name in [name for name, (sender, *_) in self._parked.items() if sender == peer]:
-            del self._parked[name]
+        self._parking.lose(peer)
 
     # --- time ----------------------------------------------------------------------------------
 
@@ -253,72 +203,28 @@ class Tickets:
                 self._advance(ticket, TicketEvent.EXPIRE, now)
                 error = Gone("The ticket's lease ran out; renew it or start again.")
                 self._host.fail(ticket.key, error, ticket.step, now)
-        while self._parked:
-            name, (peer, _, deadline_s) = next(iter(self._parked.items()))
-            if deadline_s > now:
-                break
-            del self._parked[name]
+        for peer, name in self._parking.take_expired(now):
             self._refuse(peer, name, Gone("No plan at this worker knows the ticket."))
 
     # --- inside --------------------------------------------------------------------------------
 
     def _open(self, peer: bytes, message: wire.Open, now: float) -> None:
         ticket = self._tickets[message.ticket]
-        failed = self._failed(Message.OPEN, ticket, peer, message)
+        failed = failed_check(Message.OPEN, ticket, peer, message, self._identity)
         if ticket.peer is not None:
             self.num_dropped += 1
         elif failed is not None:
-            error = self._mismatch(failed, ticket, message)
+            error = mismatch(failed, ticket, message, self._identity)
             self._refuse(peer, ticket.name, error)
             self._host.fail(ticket.key, error, ticket.step, now)
         else:
             ticket.peer, ticket.opened_s = peer, now
             self._host.opened(ticket.key, ticket.name, now)
 
-    def _mismatch(self, failed: Check, ticket: Ticket, message: wire.Open) -> RequestError:
-        if failed is Check.INCARNATION:
-            return Gone("The plan means an earlier incarnation of this worker.")
-        if failed is Check.LAYOUT:
-            return Unprocessable(
-                f"KV layouts differ: {message.sender} has {message.fingerprint}, "
-                f"this worker has {self._fingerprint}."
-            )
-        return Unprocessable(
-            f"The ticket is for [{ticket.begin}, {ticket.end}), "
-            f"its sender has [{message.begin}, {message.end})."
-        )
-
     def _takes(self, event: TicketEvent, name: str) -> Ticket | None:
         """The ticket, if it is there and the table allows the event."""
         ticket = self._tickets.get(name)
         return ticket if ticket is not None and (ticket.state, event) in TICKET else None
-
-    def _failed(
-        self, kind: Message, ticket: Ticket, peer: bytes, message: wire.ToReceiver
-    ) -> Check | None:
-        """The first check of the protocol that the message does not pass."""
-        for check in CHECKS[kind]:
-            if not self._passes(check, ticket, peer, message):
-                return check
-        return None
-
-    def _passes(self, check: Check, ticket: Ticket, peer: bytes, message: wire.ToReceiver) -> bool:
-        match check, message:
-            case Check.PEER, _:
-                return ticket.peer == peer
-            case Check.INCARNATION, wire.Open():
-                return message.incarnation in ("", self._incarnation)
-            case Check.LAYOUT, wire.Open():
-                return message.fingerprint == self._fingerprint
-            case Check.RANGE, wire.Open():
-                return (message.begin, message.end) == (ticket.begin, ticket.end)
-            case Check.ORDER, wire.Data():
-                known = 0 <= message.layer < len(ticket.frontier)
-                at = ticket.frontier[message.layer] if known else -1
-                return at == message.begin < message.end <= ticket.end
-            case Check.COMPLETE, wire.Fin():
-                return all(at >= ticket.end for at in ticket.frontier)
-        raise AssertionError(f"'{check}' is no check of a {type(message).__name__}")
 
     def _settle(self, ticket: Ticket, now: float) -> None:
         if ticket.wanted is not None and ticket.state is TicketState.ARRIVED:

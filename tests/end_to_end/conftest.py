@@ -15,18 +15,24 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
 
+from mserve.runtime.config import shipped_model
+
 MSERVE = (sys.executable, "-m", "mserve")
-TINY = Path(str(files("mserve") / "model"))
+TINY = shipped_model()
 START_TIMEOUT_S = 60
 CLUSTER_TOKEN = secrets.token_hex(16)  # with it workers answer the tests, too
+Endpoint = Literal["completions", "chat"]
+ENDPOINTS: Mapping[Endpoint, str] = {
+    "completions": "/v1/completions",
+    "chat": "/v1/chat/completions",
+}
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
@@ -64,6 +70,64 @@ class Server:
         status, record, _ = self.ask(f"/v1/plans/{plan_id}")
         assert status == 200, record
         return record
+
+
+@dataclass(frozen=True)
+class Api:
+    """One endpoint of a running cluster. Without other wishes answers are short and greedy."""
+
+    TEXT: ClassVar[str] = "The old harbour was quiet that evening, and "
+    NUM_TOKENS: ClassVar[int] = 5
+    WARM: ClassVar[Mapping[str, Any]] = {"temperature": 2.0, "seed": 5}  # far from greedy
+
+    server: Server
+    endpoint: Endpoint
+
+    @property
+    def is_chat(self) -> bool:
+        return self.endpoint == "chat"
+
+    @cached_property
+    def greedy(self) -> str:
+        return self.text({})
+
+    @cached_property
+    def warm(self) -> str:
+        return self.text(self.WARM)
+
+    def send(self, fields: Mapping[str, Any]) -> tuple[int, Any]:
+        prompt: dict[str, Any] = (
+            {"messages": [{"role": "user", "content": self.TEXT}]}
+            if self.is_chat
+            else {"prompt": self.TEXT}
+        )
+        base = {"model": "mserve-tiny", "max_tokens": self.NUM_TOKENS, "temperature": 0, **prompt}
+        status, answer, _ = self.server.ask(ENDPOINTS[self.endpoint], {**base, **fields})
+        return status, answer
+
+    def ask(self, fields: Mapping[str, Any]) -> Any:
+        status, answer = self.send(fields)
+        assert status == 200, answer
+        return answer
+
+    def events(self, fields: Mapping[str, Any]) -> list[Any]:
+        """Of a streamed answer."""
+        text = self.ask({**fields, "stream": True})
+        parts = [part.removeprefix("data: ") for part in text.split("\n\n") if part]
+        assert parts.pop() == "[DONE]"
+        return [json.loads(part) for part in parts]
+
+    def text(self, fields: Mapping[str, Any]) -> str:
+        """Of the first choice, streamed or not."""
+        if fields.get("stream"):
+            choices = [choice for event in self.events(fields) for choice in event["choices"]]
+            pieces = [c["delta"].get("content", "") if self.is_chat else c["text"] for c in choices]
+            return "".join(pieces)
+        return self.text_of(self.ask(fields)["choices"][0])
+
+    def text_of(self, choice: Any) -> str:
+        text: str = choice["message"]["content"] if self.is_chat else choice["text"]
+        return text
 
 
 Serve = Callable[..., Any]
@@ -132,6 +196,16 @@ def is_running(pid: int) -> bool:
 @pytest.fixture(scope="session")
 def serve() -> Serve:
     return serving
+
+
+@pytest.fixture(scope="module")
+def completions(server: Server) -> Api:
+    return Api(server, "completions")
+
+
+@pytest.fixture(scope="module")
+def chat(server: Server) -> Api:
+    return Api(server, "chat")
 
 
 class Reference:

@@ -21,7 +21,6 @@ import pytest
 NUM_PROMPT = 333  # tokens; blocks have 16
 BLOCK_TOKENS = 16
 OPERATOR = "operator"
-UNSERVED = {"aligned"}  # the router says so
 QUICK = {"fetch", "preble_live", "handoff", "migration", "prefill_decode", "preble_pd"}
 FOLDER = Path(str(files("mserve.strategies")))
 FETCH = """strategy fetch "answers where nothing is cached, with what is fetched from where it is"
@@ -40,8 +39,7 @@ route fetched {
 
 def texts() -> dict[str, str]:
     """Strategies by name, all over the pools `prefill` and `decode`, so that one cluster will do."""
-    paths = [path for path in sorted(FOLDER.glob("*.mserve")) if path.stem not in UNSERVED]
-    shipped = {path.stem: path.read_text("utf-8") for path in paths}
+    shipped = {path.stem: path.read_text("utf-8") for path in sorted(FOLDER.glob("*.mserve"))}
     shipped["pipeline_prefill"] = shipped["pipeline_prefill"].replace("workers = 3", "workers = 1")
     return {name: over_decode(text) for name, text in {**shipped, "fetch": FETCH}.items()}
 

@@ -8,8 +8,6 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -17,20 +15,17 @@ import pytest
 from openai.types import completion_create_params as completion_params
 from openai.types.chat import completion_create_params as chat_params
 
+from mserve.runtime.config import shipped_model
 from mserve.runtime.router.openai import ChatBody, CompletionBody
 from mserve.runtime.tokenizer import Tokenizer
 
 PAGE = (Path(__file__).parents[2] / "docs" / "openai.md").read_text("utf-8")
-PATHS = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
-TEXT = "The old harbour was quiet that evening, and "
-TOKENIZER = Tokenizer.load(Path(str(files("mserve") / "model")))
-NUM_TOKENS = 5
+TOKENIZER = Tokenizer.load(shipped_model())
 EOS = 4  # of the small model: the end of a turn
 WORDS = [
     TOKENIZER.encode(word)[-1] for word in ("a", "the", "and", "was", "he", "she", "it", "they")
 ]
 BLANKS = {str(TOKENIZER.encode(blank)[-1]) for blank in (" ", "\n", "\t", "  ", "\n\n")}
-WARM = {"temperature": 2.0, "seed": 5}  # far from greedy
 
 Endpoint = Literal["completions", "chat"]
 ENDPOINTS: tuple[Endpoint, ...] = ("completions", "chat")
@@ -75,79 +70,23 @@ def name_of(row: Row) -> str:
     return f"{row.endpoint} {row.subject}"[:60]
 
 
-@dataclass(frozen=True)
-class Api:
-    """One endpoint of a running cluster. Without other wishes answers are short and greedy."""
-
-    server: Any
-    endpoint: Endpoint
-
-    @property
-    def is_chat(self) -> bool:
-        return self.endpoint == "chat"
-
-    @cached_property
-    def greedy(self) -> str:
-        return self.text({})
-
-    @cached_property
-    def warm(self) -> str:
-        return self.text(WARM)
-
-    def send(self, fields: Mapping[str, Any]) -> tuple[int, Any]:
-        prompt: dict[str, Any] = (
-            {"messages": [{"role": "user", "content": TEXT}]} if self.is_chat else {"prompt": TEXT}
-        )
-        base = {"model": "mserve-tiny", "max_tokens": NUM_TOKENS, "temperature": 0, **prompt}
-        status, answer, _ = self.server.ask(PATHS[self.endpoint], {**base, **fields})
-        return status, answer
-
-    def ask(self, fields: Mapping[str, Any]) -> Any:
-        status, answer = self.send(fields)
-        assert status == 200, answer
-        return answer
-
-    def events(self, fields: Mapping[str, Any]) -> list[Any]:
-        parts = [part.removeprefix("data: ") for part in self.ask(fields).split("\n\n") if part]
-        assert parts.pop() == "[DONE]"
-        return [json.loads(part) for part in parts]
-
-    def text(self, fields: Mapping[str, Any]) -> str:
-        """Of the first choice, streamed or not."""
-        if fields.get("stream"):
-            choices = [choice for event in self.events(fields) for choice in event["choices"]]
-            pieces = [c["delta"].get("content", "") if self.is_chat else c["text"] for c in choices]
-            return "".join(pieces)
-        return self.text_of(self.ask(fields)["choices"][0])
-
-    def text_of(self, choice: Any) -> str:
-        text: str = choice["message"]["content"] if self.is_chat else choice["text"]
-        return text
-
-    def num_distinct(self, fields: Mapping[str, Any]) -> int:
-        """How many of ten likely words a long answer is made of."""
-        bias = {str(word): 30 for word in WORDS}
-        text = self.text({"logit_bias": bias, "max_tokens": 20, "ignore_eos": True, **fields})
-        return len(set(TOKENIZER.encode(text)))
+Case = Callable[[Any], None]
 
 
-Case = Callable[[Api], None]
-
-
-def model(api: Api) -> None:
+def model(api: Any) -> None:
     assert api.ask({"model": "mserve-tiny"})["model"] == "mserve-tiny"
 
 
-def prompt(api: Api) -> None:
-    tokens = TOKENIZER.encode(TEXT)
-    for same in (tokens, [TEXT], [tokens]):
+def prompt(api: Any) -> None:
+    tokens = TOKENIZER.encode(api.TEXT)
+    for same in (tokens, [api.TEXT], [tokens]):
         assert api.text({"prompt": same}) == api.greedy
-    both = api.ask({"prompt": [TEXT, "One day"]})["choices"]
+    both = api.ask({"prompt": [api.TEXT, "One day"]})["choices"]
     assert [c["text"] for c in both] == [api.greedy, api.text({"prompt": "One day"})]
 
 
-def messages(api: Api) -> None:
-    parts = [{"type": "text", "text": TEXT[:9]}, {"type": "text", "text": TEXT[9:]}]
+def messages(api: Any) -> None:
+    parts = [{"type": "text", "text": api.TEXT[:9]}, {"type": "text", "text": api.TEXT[9:]}]
     assert api.text({"messages": [{"role": "user", "content": parts}]}) == api.greedy
     talk = [{"role": role, "content": "Hello."} for role in ("system", "user", "assistant", "user")]
     sent = api.ask({"messages": talk})
@@ -159,27 +98,27 @@ def messages(api: Api) -> None:
     assert api.text({"messages": again}) == api.text_of(sent["choices"][0])
 
 
-def max_tokens(api: Api) -> None:
+def max_tokens(api: Any) -> None:
     answer = api.ask({"max_tokens": 3})
     assert answer["usage"]["completion_tokens"] == 3
     assert answer["choices"][0]["finish_reason"] == "length"
 
 
-def max_completion_tokens(api: Api) -> None:
+def max_completion_tokens(api: Any) -> None:
     answer = api.ask({"max_tokens": 5, "max_completion_tokens": 2})
     assert answer["usage"]["completion_tokens"] == 2
 
 
-def n(api: Api) -> None:
-    answer = api.ask(WARM | {"n": 3})
+def n(api: Any) -> None:
+    answer = api.ask(api.WARM | {"n": 3})
     assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2]
-    alone = [api.text(WARM | {"seed": WARM["seed"] + number}) for number in range(3)]
+    alone = [api.text(api.WARM | {"seed": api.WARM["seed"] + number}) for number in range(3)]
     assert [api.text_of(choice) for choice in answer["choices"]] == alone
     assert len(set(alone)) == 3
 
 
-def stream(api: Api) -> None:
-    events = api.events({"stream": True})
+def stream(api: Any) -> None:
+    events = api.events({})
     assert api.text({"stream": True}) == api.greedy
     kind = "chat.completion.chunk" if api.is_chat else "text_completion"
     assert {event["object"] for event in events} == {kind}
@@ -187,9 +126,8 @@ def stream(api: Api) -> None:
     assert not [event for event in events if "usage" in event]
 
 
-def stream_options_include_usage(api: Api) -> None:
-    fields = {"stream": True, "stream_options": {"include_usage": True}}
-    *others, last = api.events(fields)
+def stream_options_include_usage(api: Any) -> None:
+    *others, last = api.events({"stream_options": {"include_usage": True}})
     assert last["choices"] == []
     assert {k: last["usage"][k] for k in COUNTS} == {k: api.ask({})["usage"][k] for k in COUNTS}
     assert not [event for event in others if "usage" in event]
@@ -198,7 +136,7 @@ def stream_options_include_usage(api: Api) -> None:
 COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
-def temperature(api: Api) -> None:
+def temperature(api: Any) -> None:
     assert api.text({"temperature": 0}) == api.text({"top_k": 1, "temperature": 1})
     assert api.warm != api.greedy
 
@@ -206,19 +144,19 @@ def temperature(api: Api) -> None:
 def only_the_most_probable(field: str, value: float) -> Case:
     """A truncation so narrow that one token is left."""
 
-    def case(api: Api) -> None:
-        assert api.text(WARM | {field: value}) == api.greedy != api.warm
+    def case(api: Any) -> None:
+        assert api.text(api.WARM | {field: value}) == api.greedy != api.warm
 
     return case
 
 
-def seed(api: Api) -> None:
+def seed(api: Any) -> None:
     warm = {"temperature": 1}
     assert api.text(warm | {"seed": 1}) == api.text(warm | {"seed": 1})
     assert api.text(warm | {"seed": 1}) != api.text(warm | {"seed": -2})
 
 
-def stop(api: Api) -> None:
+def stop(api: Any) -> None:
     free = api.text({"max_tokens": 12})
     end = free[len(free) // 2 :][:3]
     for stops in (end, ["never said", end]):
@@ -227,35 +165,44 @@ def stop(api: Api) -> None:
         assert choice["finish_reason"] == "stop"
 
 
+def num_distinct(api: Any, fields: Mapping[str, Any]) -> int:
+    """How many of ten likely words a long answer is made of."""
+    bias = {str(word): 30 for word in WORDS}
+    text = api.text({"logit_bias": bias, "max_tokens": 20, "ignore_eos": True, **fields})
+    return len(set(TOKENIZER.encode(text)))
+
+
 def more_words(field: str, low: float, high: float) -> Case:
-    def case(api: Api) -> None:
-        assert api.num_distinct({field: high}) > api.num_distinct({field: low})
+    def case(api: Any) -> None:
+        assert num_distinct(api, {field: high}) > num_distinct(api, {field: low})
 
     return case
 
 
-def logit_bias(api: Api) -> None:
+def logit_bias(api: Any) -> None:
     word = str(WORDS[0])
     assert set(TOKENIZER.encode(api.text({"logit_bias": {word: 100}}))) == {WORDS[0]}
     (first,) = TOKENIZER.encode(api.text({"max_tokens": 1}))[:1]
     assert not api.text({"logit_bias": {str(first): -100}}).startswith(api.text({"max_tokens": 1}))
 
 
-def logprobs(api: Api) -> None:
+def logprobs(api: Any) -> None:
     (choice,) = api.ask({"logprobs": True if api.is_chat else 2})["choices"]
     found = choice["logprobs"]
     if api.is_chat:
         assert "".join(entry["token"] for entry in found["content"]) == api.greedy
-        assert [entry["top_logprobs"] for entry in found["content"]] == [[]] * NUM_TOKENS
+        assert [entry["top_logprobs"] for entry in found["content"]] == [[]] * api.NUM_TOKENS
         return
     assert "".join(found["tokens"]) == choice["text"] == api.greedy
-    assert [len(top) for top in found["top_logprobs"]] == [2] * NUM_TOKENS
+    assert [len(top) for top in found["top_logprobs"]] == [2] * api.NUM_TOKENS
     assert all(own == max(top.values()) <= 0 for own, top in zip(
         found["token_logprobs"], found["top_logprobs"], strict=True))  # fmt: skip
-    assert found["text_offset"] == [len("".join(found["tokens"][:at])) for at in range(NUM_TOKENS)]
+    assert found["text_offset"] == [
+        len("".join(found["tokens"][:at])) for at in range(api.NUM_TOKENS)
+    ]
 
 
-def top_logprobs(api: Api) -> None:
+def top_logprobs(api: Any) -> None:
     (choice,) = api.ask({"logprobs": True, "top_logprobs": 3})["choices"]
     for entry in choice["logprobs"]["content"]:
         assert len(entry["top_logprobs"]) == 3
@@ -263,9 +210,9 @@ def top_logprobs(api: Api) -> None:
         assert bytes(entry["bytes"]).decode() == entry["token"]
 
 
-def echo(api: Api) -> None:
-    assert api.text({"echo": True}) == TEXT + api.greedy
-    assert api.text({"echo": True, "stream": True}) == TEXT + api.greedy
+def echo(api: Any) -> None:
+    assert api.text({"echo": True}) == api.TEXT + api.greedy
+    assert api.text({"echo": True, "stream": True}) == api.TEXT + api.greedy
 
 
 SCHEMA = {
@@ -277,7 +224,7 @@ SCHEMA = {
 DENSE = {"max_tokens": 60, "logit_bias": dict.fromkeys(BLANKS, -100)}
 
 
-def response_format(api: Api) -> None:
+def response_format(api: Any) -> None:
     assert api.text({"response_format": {"type": "text"}}) == api.greedy
     brace = str(TOKENIZER.encode("}")[-1])
     soon = {"response_format": {"type": "json_object"}, "logit_bias": {brace: 100}}
@@ -288,7 +235,7 @@ def response_format(api: Api) -> None:
         check_sea(api.text({"response_format": wanted, **DENSE}))
 
 
-def structured_json(api: Api) -> None:
+def structured_json(api: Any) -> None:
     check_sea(api.text({"structured_outputs": {"json": SCHEMA}, **DENSE}))
 
 
@@ -299,7 +246,7 @@ def check_sea(text: str) -> None:
 
 
 def formed(form: str, value: Any, pattern: str) -> Case:
-    def case(api: Api) -> None:
+    def case(api: Any) -> None:
         (choice,) = api.ask({"structured_outputs": {form: value}, "max_tokens": 40})["choices"]
         assert re.fullmatch(pattern, api.text_of(choice)), api.text_of(choice)
         assert choice["finish_reason"] == "stop"
@@ -310,19 +257,19 @@ def formed(form: str, value: Any, pattern: str) -> Case:
 ENDING = {"logit_bias": {str(EOS): 100}}  # an answer that wants to end at once
 
 
-def min_tokens(api: Api) -> None:
+def min_tokens(api: Any) -> None:
     assert api.ask(ENDING)["usage"]["completion_tokens"] == 1
     assert api.ask(ENDING | {"min_tokens": 4})["usage"]["completion_tokens"] == 5
     short = {"structured_outputs": {"choice": ["a"]}, "min_tokens": 4}
     assert api.text(short) == "a"
 
 
-def ignore_eos(api: Api) -> None:
+def ignore_eos(api: Any) -> None:
     assert api.ask(ENDING)["choices"][0]["finish_reason"] == "stop"
-    assert api.ask(ENDING | {"ignore_eos": True})["usage"]["completion_tokens"] == NUM_TOKENS
+    assert api.ask(ENDING | {"ignore_eos": True})["usage"]["completion_tokens"] == api.NUM_TOKENS
 
 
-def stop_token_ids(api: Api) -> None:
+def stop_token_ids(api: Any) -> None:
     often = {"logit_bias": {str(WORDS[1]): 100}}
     answer = api.ask(often | {"stop_token_ids": [WORDS[1]]})
     assert answer["choices"][0]["finish_reason"] == "stop"
@@ -370,23 +317,23 @@ def server(request: pytest.FixtureRequest, serve: Any) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def apis(server: Any) -> dict[Endpoint, Api]:
-    return {endpoint: Api(server, endpoint) for endpoint in ENDPOINTS}
+def apis(completions: Any, chat: Any) -> dict[Endpoint, Any]:
+    return {"completions": completions, "chat": chat}
 
 
 @pytest.mark.parametrize("row", SUPPORTED, ids=name_of)
-def test_supported(apis: dict[Endpoint, Api], row: Row) -> None:
+def test_supported(apis: dict[Endpoint, Any], row: Row) -> None:
     CASES[row.subject](apis[row.endpoint])
 
 
 @pytest.mark.parametrize("row", HARMLESS, ids=name_of)
-def test_accepted_without_a_change(apis: dict[Endpoint, Api], row: Row) -> None:
+def test_accepted_without_a_change(apis: dict[Endpoint, Any], row: Row) -> None:
     api = apis[row.endpoint]
-    assert api.text(WARM | row.body) == api.warm
+    assert api.text(api.WARM | row.body) == api.warm
 
 
 @pytest.mark.parametrize("row", REFUSED, ids=name_of)
-def test_refused_with_these_words(apis: dict[Endpoint, Api], row: Row) -> None:
+def test_refused_with_these_words(apis: dict[Endpoint, Any], row: Row) -> None:
     status, answer = apis[row.endpoint].send(row.body)
     assert answer["error"]["message"] == row.note
     assert answer["error"]["param"] in row.body

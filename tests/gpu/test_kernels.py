@@ -4,14 +4,13 @@ import random
 from array import array
 from collections.abc import Sequence as Items
 from dataclasses import replace
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from mserve.runtime.config import shipped_model
 from mserve.runtime.engine.batching import Batch, Chunk
 from mserve.runtime.engine.inputs import StepInputs
 from mserve.runtime.engine.kv_pool import KvPool
@@ -24,7 +23,7 @@ from mserve.runtime.messages import Sampling
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
-TINY = Path(str(files("mserve") / "model"))
+TINY = shipped_model()
 CUDA = torch.device("cuda")
 PAGE_SIZE = 16
 NUM_PAGES = 512

@@ -6,24 +6,24 @@ import random
 from array import array
 from collections.abc import Sequence as Items
 from functools import cache
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from mserve.runtime.config import shipped_model
 from mserve.runtime.engine.batching import Batch, Chunk, StepOutOfMemory, unknown
 from mserve.runtime.engine.inputs import StepInputs
 from mserve.runtime.engine.launches import TorchStep
+from mserve.runtime.engine.loading import load_runner
 from mserve.runtime.engine.memory import largest_batch
-from mserve.runtime.engine.runner import TorchRunner, load_runner
+from mserve.runtime.engine.runner import TorchRunner
 from mserve.runtime.engine.sequence import Sequence
 from mserve.runtime.messages import Sampling
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
-TINY = Path(str(files("mserve") / "model"))
+TINY = shipped_model()
 NUM_TOKENS = 64
 LENGTHS = [1, 2, 15, 16, 17, 100, 400, 1000]
 

@@ -2,17 +2,17 @@
 
 import json
 import re
-from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
 from mserve.runtime import grammar
+from mserve.runtime.config import shipped_model
 from mserve.runtime.errors import BadRequest, ConfigError
 from mserve.runtime.grammar import Vocabulary
 from mserve.runtime.tokenizer import Tokenizer
 
-FOLDER = Path(str(files("mserve") / "model"))
+FOLDER = shipped_model()
 SCHEMA = {
     "type": "object",
     "properties": {"age": {"type": "integer"}, "name": {"type": "string"}},

@@ -16,6 +16,11 @@ def test_completions_count_characters_not_bytes() -> None:
     assert whole["top_logprobs"][0] == {"Gr": -1.0, "bytes:\\xc3": -9.0}
 
 
+def test_what_the_text_leaves_out_takes_no_place_in_it() -> None:
+    writer = LogprobWriter("completion", BYTES.__getitem__, text_offset=10, skipped={1})
+    assert writer.piece([TOKENS[3], TOKENS[0], TOKENS[3]])["text_offset"] == [10, 13, 13]
+
+
 def test_a_completion_has_its_own_token_among_the_alternatives() -> None:
     unlikely = (4, Logprobs(-7.0, ((1, -0.1),)))
     whole = LogprobWriter("completion", BYTES.__getitem__).piece([unlikely])

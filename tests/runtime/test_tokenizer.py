@@ -4,7 +4,6 @@ import importlib
 import json
 import os
 import warnings
-from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers, processors
 
+from mserve.runtime.config import shipped_model
 from mserve.runtime.errors import BadRequest, ConfigError
 from mserve.runtime.tokenizer import REPLACEMENT, Tokenizer
 
-TINY = Path(str(files("mserve") / "model"))
+TINY = shipped_model()
 SAMPLES = [
     "",
     "a",

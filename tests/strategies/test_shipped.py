@@ -47,6 +47,12 @@ SITUATIONS: dict[str, tuple[PlanRequest, ...]] = {
         PlanRequest(givens=[LONG, "prefill_backlog(prefill[0]) = 1s"]),
         PlanRequest(givens=[LONG, "prefill_backlog(decode[0]) = 200ms"]),
     ),
+    "deflect_sooner": (
+        PlanRequest(givens=[LONG, "prefill_backlog(prefill[0]) = 1s"]),
+        PlanRequest(
+            givens=[LONG, "cached(decode[0]) = 3900", "prefill_backlog(prefill[0]) = 50ms"]
+        ),
+    ),
     "handoff": (
         PlanRequest(cluster=["workers = 2"], givens=[LONG, "load(workers[1]) = 1s"]),
         PlanRequest(
@@ -145,36 +151,30 @@ def test_its_plans_are_the_golden_ones(name: str) -> None:
     assert text == golden.read_text("utf-8")
 
 
-# What the runtime has no part for yet, in the sentences that `mserve serve` refuses with.
-NOT_SERVED: dict[str, tuple[str, ...]] = {
-    "aligned": (
-        "Pool 'decode': `batch = aligned` is not executed yet.",
-        "Pool 'decode': `prefetch = peer` is not executed yet.",
-    ),
-}
+@pytest.mark.parametrize("name", sorted(SHIPPED))
+def test_it_can_be_served(name: str) -> None:
+    assert compiled(name).unsupported == ()
 
 
-def test_which_strategies_can_be_served() -> None:
-    unsupported = {name: compiled(name).unsupported for name in SHIPPED}
-    assert {name: why for name, why in unsupported.items() if why} == NOT_SERVED
-
-
-@pytest.mark.parametrize("name", sorted(NOT_SERVED))
-def test_the_others_are_refused_with_a_sentence(name: str) -> None:
+@pytest.mark.parametrize("setting", ["prefetch = local", "prefetch = peer(a)"])
+def test_what_the_runtime_has_no_part_for_is_refused_with_a_sentence(
+    setting: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.mserve"
+    route = "route r { compute prompt on next(a)  generate on next(b) }"
+    path.write_text(f'strategy mine "x"\npool a\npool b {{ {setting} }}\n{route}\n')
     with pytest.raises(ConfigError) as refused:
-        servable(name)
-    assert str(refused.value).startswith(f"'{name}' cannot be served yet:\n  ")
-    for sentence in NOT_SERVED[name]:
-        assert sentence in str(refused.value)
+        servable(str(path))
+    sentence = f"Pool 'b': `{setting.removesuffix('(a)')}` is not executed yet: KV comes back"
+    assert sentence in str(refused.value)
 
 
 @pytest.mark.parametrize("name", sorted(SHIPPED))
 def test_it_stands_in_the_table_of_strategies(name: str) -> None:
     guide = (Path(__file__).parents[2] / "strategies" / "README.md").read_text("utf-8")
-    served = "not yet" if name in NOT_SERVED else "yes"
     (row,) = [line for line in guide.splitlines() if line.startswith(f"| [`{name}`]")]
     assert row.startswith(f"| [`{name}`]({name}.mserve) |")
-    assert row.endswith(f"| {served} |")
+    assert row.endswith("| yes |")
 
 
 def test_every_strategy_has_golden_plans() -> None:

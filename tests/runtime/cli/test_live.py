@@ -23,9 +23,9 @@ def test_mistakes_come_back_as_diagnostics() -> None:
 
 
 def test_what_cannot_be_executed_is_named() -> None:
-    with pytest.raises(Unprocessable, match="batch = aligned"):
+    with pytest.raises(Unprocessable, match="prefetch = local"):
         LiveLanguage().compile(
-            b'strategy s "x"\npool a { batch = aligned }\nroute r { generate on next(a) }'
+            b'strategy s "x"\npool a { prefetch = local }\nroute r { generate on next(a) }'
         )
 
 

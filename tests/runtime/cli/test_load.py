@@ -2,17 +2,17 @@
 
 import argparse
 import json
-from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
 from mserve.runtime.cli import main
-from mserve.runtime.cli.serving import _engine_options, _model, add_commands
-from mserve.runtime.config import EngineOptions
+from mserve.runtime.cli.serving import add_commands
+from mserve.runtime.cli.serving_options import engine_options, served_folder, trust_options
+from mserve.runtime.config import EngineOptions, shipped_model
 from mserve.runtime.errors import ConfigError
 
-TINY = Path(str(files("mserve") / "model"))
+TINY = shipped_model()
 
 
 def parse(*words: str) -> argparse.Namespace:
@@ -26,7 +26,7 @@ def worker(*words: str) -> argparse.Namespace:
 
 
 def test_a_worker_of_a_shape_has_a_folder_while_it_runs() -> None:
-    with _model(worker("--model", "qwen3-8b", "--load", "dummy")) as folder:
+    with served_folder(worker("--model", "qwen3-8b", "--load", "dummy")) as folder:
         assert json.loads((folder / "config.json").read_text())["num_hidden_layers"] == 36
         assert (folder / "tokenizer.json").exists()
     assert not folder.exists()
@@ -34,13 +34,13 @@ def test_a_worker_of_a_shape_has_a_folder_while_it_runs() -> None:
 
 def test_a_router_takes_a_shape_as_it_is() -> None:
     arguments = parse("router", "balanced", "--redis", "redis://localhost", "--model", "qwen3-8b")
-    with _model(arguments) as folder:
+    with served_folder(arguments) as folder:
         assert folder.name == "qwen3-8b"
 
 
 def test_without_a_word_the_shipped_model_is_meant() -> None:
     for words in ((), ("--load", "dummy")):
-        with _model(worker(*words)) as folder:
+        with served_folder(worker(*words)) as folder:
             assert folder == TINY
 
 
@@ -63,7 +63,7 @@ def test_a_shape_alone_has_no_weights(capsys: pytest.CaptureFixture[str]) -> Non
 def test_numbers_and_memory_follow_the_device(
     words: tuple[str, ...], dtype: str, kv_memory_bytes: int | None
 ) -> None:
-    options = _engine_options(worker(*words))
+    options = engine_options(worker(*words))
     assert (options.dtype, options.kv_memory_bytes) == (dtype, kv_memory_bytes)
 
 
@@ -76,3 +76,15 @@ def test_a_share_is_a_share(share: float) -> None:
 def test_weights_are_loaded_or_made_up() -> None:
     with pytest.raises(ConfigError, match="--load takes auto, dummy, not 'random'"):
         EngineOptions(load="random")
+
+
+def test_a_workers_callers_are_routers_without_keys_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The environment's keys are for the clients of a machine's router."""
+    monkeypatch.setenv("MSERVE_API_KEYS_FILE", "/keys")
+    router = parse("router", "balanced", "--redis", "redis://localhost")
+    assert trust_options(worker()).api_keys is None
+    assert trust_options(router).api_keys == Path("/keys")
+    router = parse("serve", "balanced", "--api-keys", "/others")
+    assert trust_options(router).api_keys == Path("/others")

@@ -1,12 +1,17 @@
 """`mserve simulate` and `mserve compare` as a person types them."""
 
 import json
+import re
+import signal
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from mserve.runtime.cli import main
+from mserve.runtime.cli.output import StatusLine
+from mserve.runtime.simulator.runs import Run, RunDriver
+from mserve.runtime.simulator.workers import Workers
 
 TRACE = "poisson:rate=8,input=800,output=10,num=20"
 HARDWARE = ("--gpu", "h100", "--model", "llama-3.1-8b")
@@ -85,6 +90,127 @@ def test_a_worker_that_dies_takes_no_request_with_it(capsys: pytest.CaptureFixtu
     assert (found["num_finished"], found["num_failed"]) == (20, 0)
 
 
+DIES = ("--fault", "kill decode-0 at 1s", "--fault", "restart decode-0 at 4s")
+
+
+def test_faults_are_listed_and_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    page, chrome = tmp_path / "page.html", tmp_path / "trace.json"
+    assert simulate("prefill_decode", *DIES, "--html", str(page), "--chrome", str(chrome)) == 0
+    out = capsys.readouterr().out
+    assert "1 kill, 1 restart: kill decode-0 at 1.00 s, restart decode-0 at 4.00 s" in out
+    assert not caplog.records, "what the router logs is of no real cluster"
+    assert "kill decode-0" in page.read_text()
+    assert "slow start" in page.read_text(), "whom to ask about"
+    instants = [e for e in json.loads(chrome.read_text())["traceEvents"] if e["ph"] == "i"]
+    assert [(e["name"], e["ts"], e["tid"]) for e in instants] == [
+        ("kill decode-0", 1e6, 0),
+        ("restart decode-0", 4e6, 0),
+    ]
+
+
+def test_random_faults_are_those_of_the_seed(capsys: pytest.CaptureFixture[str]) -> None:
+    runs = []
+    for seed in ("1", "1", "2"):
+        words = ("--fault", "random:every=500ms,repair=1s", "--seed", seed, "--format", "json")
+        assert simulate("data_parallel", *words) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["num_finished"] + found["num_failed"] == 20
+        runs.append((found["faults"], found["digest"]))
+    assert runs[0] == runs[1]
+    assert runs[0][0] != runs[2][0]
+    assert {fault["what"] for fault in runs[0][0]} == {"kill", "restart"}
+
+
+def test_why_a_request_went_where_it_went(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plans = tmp_path / "plans.jsonl"
+    assert simulate("balanced", *DIES, "--why", "3", "--plans", str(plans)) == 0
+    out = capsys.readouterr().out
+    assert "slow start  requests 3 (" in out, "the one that waited for the worker longest"
+    shown = out.partition("\nrequest 3, ")[2]
+    assert "route short passed over: its guard does not hold" in shown
+    assert "p = argmin(load(w) for w in prefill)" in shown
+    assert re.search(r"time to first token predicted for split [\d.]+ ms, short [\d.]+ ms", shown)
+    assert "MiB" in shown, "what the KV of a token has, not the byte that stands for it"
+    assert main(["why", "3", str(plans)]) == 0
+    assert capsys.readouterr().out == shown
+    assert main(["why", "20", str(plans)]) == 2
+    assert "has no request 20: it has 20" in said(capsys)
+    assert main(["why", "3", str(tmp_path / "plan.jsonl")]) == 2
+    assert "There is no file" in said(capsys)
+
+
+def test_why_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert simulate("balanced", "--format", "json") == 0
+    digest = json.loads(capsys.readouterr().out)["digest"]
+    assert simulate("balanced", "--why", "3", "--why", "4", "--format", "json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["digest"] == digest, "who asks changes nothing"
+    plans = found["plans"]
+    assert [plan["request_id"] for plan in plans.values()] == ["request-3", "request-4"]
+    assert plans["3"]["attempts"][0]["bindings"].keys() == {"p", "d"}
+
+
+def test_a_worker_that_falls_silent_is_reported_with_who_waits(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    schedule = RunDriver._schedule
+
+    def once(driver: RunDriver, run: Run) -> None:
+        if not driver.num_runs:
+            schedule(driver, run)
+
+    monkeypatch.setattr(RunDriver, "_schedule", once)
+    assert simulate("data_parallel") == 1
+    message = said(capsys)
+    assert message.startswith("mserve: error: The simulation cannot go on")
+    assert "  request 0 waits in Simulation._request > Executor.execute" in message
+    assert "Traceback" not in message
+
+
+def test_a_mistake_of_ours_is_reported_with_its_place(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("of nothing")
+
+    monkeypatch.setattr("mserve.runtime.router.placement.Placement.place", broken)
+    assert simulate("data_parallel") == 1
+    lines = said(capsys).splitlines()
+    assert lines[1] == "ZeroDivisionError: of nothing"
+    assert lines[2].startswith("  in broken, test_simulation.py:")
+
+
+def test_what_is_not_given_back_is_reported(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Workers, "leftovers", lambda workers: ["workers-0 holds 3 plans"])
+    assert simulate("data_parallel") == 1
+    assert "Not all was given back: workers-0 holds 3 plans." in said(capsys)
+
+
+@pytest.mark.parametrize("command", ["simulate", "compare"])
+def test_ctrl_c_is_one_line(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pressed when the first 200 requests have ended."""
+    monkeypatch.setattr(StatusLine, "show", lambda *_: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(StatusLine, "__exit__", lambda *_: None)
+    trace = "poisson:rate=100,input=10,output=1,num=500"
+    assert main([command, "data_parallel", "--trace", trace]) == 130
+    (line,) = said(capsys).splitlines()
+    assert re.fullmatch(r"mserve: interrupted: [\d,]+ requests ended, \d+ s simulated", line)
+
+
+@pytest.mark.parametrize("flag", ["--why", "--plans", "--chrome"])
+def test_a_sweep_has_no_single_run(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert simulate("balanced", "--sweep", "tail=0%..50%:2", flag, "1") == 2
+    assert f"{flag} is about a single run" in said(capsys)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -92,6 +218,10 @@ def test_a_worker_that_dies_takes_no_request_with_it(capsys: pytest.CaptureFixtu
         (("--cluster", "workers"), "POOL=COUNT"),
         (("--fault", "kill workers-7 at 1s"), "did you mean 'workers-0'"),
         (("--fault", "burn workers-0"), "kill WORKER at TIME"),
+        (("--fault", "random:every=1s"), "lacks `repair`"),
+        (("--why", "first"), "numbered from 0"),
+        (("--why", "20"), "There was no request 20"),
+        (("--plans", "/nowhere/plans.jsonl"), "cannot be written"),
         (("--set", "tail=20%"), "tail"),
         (("--rate", "0"), "--rate must be above 0"),
         (("--rate", "2", "--speed", "2"), "give one of them"),

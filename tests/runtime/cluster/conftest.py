@@ -1,12 +1,18 @@
-"""Real Redis servers for the tests of this folder: one per server program of this machine."""
+"""Real Redis servers for the tests of this folder, one per server program of this machine; and an index
+that is held up while it fills one."""
 
 import asyncio
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from mserve.runtime.cluster.prefix_redis import RedisPrefixIndex
+from mserve.runtime.cluster.redis_connection import Script
+from mserve.runtime.cluster.redis_scripts import FILL
 from mserve.runtime.cluster.redis_server import RedisServer, executables
 
 
@@ -54,3 +60,29 @@ def cluster_names() -> Iterator[str]:
 def cluster(cluster_names: Iterator[str]) -> str:
     """A name nobody else uses, so that tests can share a server."""
     return next(cluster_names)
+
+
+@dataclass
+class HeldFill:
+    """An index that stops once it has filled a first part, until `go_on`."""
+
+    has_begun: asyncio.Event = field(default_factory=asyncio.Event)
+    go_on: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@pytest.fixture
+def hold_fill() -> Callable[[RedisPrefixIndex], HeldFill]:
+    def hold(index: RedisPrefixIndex) -> HeldFill:
+        held, run = HeldFill(), index._connection.run
+
+        async def run_and_stop_after_a_fill(script: Script, *arguments: Any) -> Any:
+            reply = await run(script, *arguments)
+            if script is FILL:
+                held.has_begun.set()
+                await held.go_on.wait()
+            return reply
+
+        index._connection.run = run_and_stop_after_a_fill  # type: ignore[method-assign]
+        return held
+
+    return hold

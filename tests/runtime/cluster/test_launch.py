@@ -95,10 +95,12 @@ def test_one_that_dies_at_start_takes_the_others_with_it(tmp_path: Path) -> None
 
     async def main() -> None:
         supervisor = Supervisor()
-        writes_pid = f"import os; open({str(pid_file)!r}, 'w').write(str(os.getpid())); {FOREVER}"
+        path = repr(str(pid_file))
+        writes_pid = f"import os; open({path}, 'w').write(str(os.getpid())); {FOREVER}"
+        waits = f"import os, time\nwhile not os.path.exists({path}): time.sleep(0.01)\n"
         await supervisor.start(
             [
-                python("decode-0", f"import time; time.sleep(0.2); {dies}", ready=never),
+                python("decode-0", f"{waits}time.sleep(0.1); {dies}", ready=never),
                 python("decode-1", writes_pid, ready=pid_is_there),
             ]
         )

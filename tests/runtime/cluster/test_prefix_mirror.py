@@ -15,7 +15,7 @@ from mserve.runtime.cluster.membership import BlockEvents, KvLayout, WorkerInfo
 from mserve.runtime.cluster.prefix_mirror import MirrorOptions, PrefixMirror
 from mserve.runtime.cluster.prefix_redis import RedisPrefixIndex
 from mserve.runtime.cluster.redis_connection import RedisConnection, Script
-from mserve.runtime.cluster.redis_scripts import BEGIN, FILL, FOLLOW
+from mserve.runtime.cluster.redis_scripts import BEGIN, FOLLOW
 from mserve.runtime.cluster.redis_server import RedisServer
 from mserve.runtime.cluster.registry import MemoryRegistry
 from mserve.runtime.cost import CostProfile
@@ -108,25 +108,15 @@ def test_what_a_router_forgets_it_does_not_find(redis_url: str, cluster: str) ->
     run(redis_url, cluster, main)
 
 
-def test_a_copy_begun_amid_a_resync_is_right(redis_url: str, cluster: str) -> None:
+def test_a_copy_begun_amid_a_resync_is_right(redis_url: str, cluster: str, hold_fill: Any) -> None:
     async def main(index: RedisPrefixIndex, mirror: PrefixMirror) -> None:
-        filled, go_on = asyncio.Event(), asyncio.Event()
-        run = index._connection.run
-
-        async def run_and_stop_after_a_fill(script: Script, *arguments: Any) -> Any:
-            reply = await run(script, *arguments)
-            if script is FILL:
-                filled.set()
-                await go_on.wait()
-            return reply
-
-        index._connection.run = run_and_stop_after_a_fill  # type: ignore[method-assign]
+        fill = hold_fill(index)
         keys = random_keys(3000)
         resync = asyncio.create_task(index.resync("w-0", "a", 7, keys))
-        await filled.wait()
+        await fill.has_begun.wait()
         late = await PrefixMirror.open(redis_url, cluster, PATIENT)
         assert await here(mirror, keys) == await here(late, keys) == {}  # masked until whole
-        go_on.set()
+        fill.go_on.set()
         await resync
         assert await here(mirror, keys) == await here(late, keys) == {"w-0": 3000}
         await late.close()

@@ -11,8 +11,6 @@ import pytest
 
 from mserve.runtime.cluster.membership import BlockEvents
 from mserve.runtime.cluster.prefix_redis import RedisPrefixIndex
-from mserve.runtime.cluster.redis_connection import Script
-from mserve.runtime.cluster.redis_scripts import FILL
 from mserve.runtime.cluster.redis_server import RedisServer
 from mserve.runtime.errors import Unavailable
 
@@ -188,27 +186,19 @@ def test_a_frozen_redis_costs_one_time_out_and_then_nothing() -> None:
     asyncio.run(main())
 
 
-def test_a_resync_that_another_overtakes_says_so(redis_url: str, cluster: str) -> None:
+def test_a_resync_that_another_overtakes_says_so(
+    redis_url: str, cluster: str, hold_fill: Any
+) -> None:
     async def main() -> None:
         slow = await RedisPrefixIndex.open(redis_url, cluster)
         index = await RedisPrefixIndex.open(redis_url, cluster)
-        filled, go_on = asyncio.Event(), asyncio.Event()
-        run = slow._connection.run
-
-        async def run_and_stop_after_a_fill(script: Script, *arguments: Any) -> Any:
-            reply = await run(script, *arguments)
-            if script is FILL:
-                filled.set()
-                await go_on.wait()
-            return reply
-
-        slow._connection.run = run_and_stop_after_a_fill  # type: ignore[method-assign]
+        fill = hold_fill(slow)
         keys = random_keys(3000)
         first = asyncio.create_task(slow.resync("w-0", "a", 1, keys))
-        await filled.wait()
+        await fill.has_begun.wait()
         assert await index.lookup(keys[:1]) == {}  # masked until whole
         await index.resync("w-0", "a", 2, [1])
-        go_on.set()
+        fill.go_on.set()
         with pytest.raises(Unavailable):
             await first
         assert await index.lookup([1]) == {"w-0": 1}

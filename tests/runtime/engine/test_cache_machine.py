@@ -163,7 +163,7 @@ class CacheMachine(RuleBasedStateMachine):
         self.cache.publish(sequence, end)
         for index in range(sequence.num_shared):
             prefix = tuple(sequence.tokens[: (index + 1) * self.page_size])
-            self.blocks[sequence.block_keys[index]] = prefix
+            self.blocks[sequence.blocks[index][0]] = prefix
 
     # --- the model -----------------------------------------------------------------------------
 

@@ -1,17 +1,17 @@
 """A cost profile measured on the model that ships, and on clocks whose answer is known."""
 
-from importlib.resources import files
 from itertools import accumulate, repeat
-from pathlib import Path
 
 import pytest
 
+from mserve.runtime.config import shipped_model
 from mserve.runtime.cost import CostProfile
 from mserve.runtime.engine.batching import Batch, LayerHook, StepOutput
 from mserve.runtime.engine.calibration import measure_costs
-from mserve.runtime.engine.runner import TorchRunner, load_runner
+from mserve.runtime.engine.loading import load_runner
+from mserve.runtime.engine.runner import TorchRunner
 
-TINY = Path(str(files("mserve") / "model"))
+TINY = shipped_model()
 
 
 class TimedRunner:

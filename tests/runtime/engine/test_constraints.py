@@ -1,8 +1,6 @@
 """Answers that keep to a grammar whatever the logits say, also after a resume."""
 
 from array import array
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +8,7 @@ import pytest
 import torch
 
 from mserve.runtime import grammar
+from mserve.runtime.config import shipped_model
 from mserve.runtime.engine.constraints import Constraints
 from mserve.runtime.engine.sampler import Sampler
 from mserve.runtime.engine.sequence import Sequence
@@ -17,7 +16,7 @@ from mserve.runtime.grammar import Vocabulary
 from mserve.runtime.messages import Sampling
 from mserve.runtime.tokenizer import Tokenizer
 
-FOLDER = Path(str(files("mserve") / "model"))
+FOLDER = shipped_model()
 TOKENIZER = Tokenizer.load(FOLDER)
 ENDS = sorted(TOKENIZER.eos_ids)
 PROMPT = [7, 8, 9]

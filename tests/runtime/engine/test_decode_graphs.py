@@ -1,27 +1,25 @@
 """Steps in recorded sizes: padding disturbs nobody, and what cannot be recorded still runs."""
 
-import random
-from array import array
 from collections.abc import Callable
 from collections.abc import Sequence as Items
 from dataclasses import replace
-from importlib.resources import files
 from itertools import pairwise
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from mserve.runtime.config import shipped_model
 from mserve.runtime.engine.attention import Attention, GatheredAttention, StepAttention
 from mserve.runtime.engine.batching import Batch, Chunk
 from mserve.runtime.engine.decode_graphs import DecodeGraphs, batch_sizes
 from mserve.runtime.engine.inputs import StepInputs, padded_decodes
 from mserve.runtime.engine.kv_pool import KvPool
-from mserve.runtime.engine.runner import TorchRunner, load_runner
+from mserve.runtime.engine.loading import load_runner
+from mserve.runtime.engine.runner import TorchRunner
 from mserve.runtime.engine.sequence import Sequence
-from mserve.runtime.messages import Sampling
 
-TINY = Path(str(files("mserve") / "model"))
+TINY = shipped_model()
 PAGE_SIZE = 16
 NUM_PAGES = 128
 MOST = 24
@@ -72,47 +70,19 @@ def recorded(plain: TorchRunner, planned: list[int]) -> TorchRunner:
     return replace(plain, pool=pool, attention=attention, graphs=graphs)
 
 
-def make_sequences(lengths: Items[int], num_pages: int = NUM_PAGES) -> list[Sequence]:
-    rng = random.Random(3)
-    free = list(range(num_pages))
-    rng.shuffle(free)
-    sequences = []
-    for index, length in enumerate(lengths):
-        count = (length + 16) // PAGE_SIZE + 1
-        pages, free = free[:count], free[count:]
-        tokens = array("i", [rng.randrange(5, 2000) for _ in range(length)])
-        sampling = Sampling(max_tokens=64, temperature=0.0)
-        sequences.append(
-            Sequence(
-                f"s{index}",
-                tokens,
-                length,
-                generate_step="generate",
-                sampling=sampling,
-                pages=array("i", pages),
-            )
-        )
-    return sequences
+def make_sequences(by_hand: Any, lengths: Items[int]) -> list[Sequence]:
+    prompts = by_hand.prompts(lengths)
+    made: list[Sequence] = by_hand.sequences(prompts, num_pages=NUM_PAGES, num_tokens=12)
+    return made
 
 
-def generate(runner: TorchRunner, lengths: Items[int], num_tokens: int) -> list[list[int]]:
-    sequences = make_sequences(lengths)
+def generate(by_hand: Any, runner: TorchRunner, lengths: Items[int]) -> list[list[int]]:
+    """All prompts in one step, then all decode: 12 tokens each."""
+    sequences = make_sequences(by_hand, lengths)
     chunks = tuple(Chunk(s, 0, s.num_prompt, sample=True) for s in sequences)
-    step(runner, Batch(chunks, ()))
-    for _ in range(num_tokens - 1):
-        step(runner, Batch((), tuple(sequences)))
-    return [list(s.tokens[s.num_prompt :]) for s in sequences]
-
-
-def step(runner: TorchRunner, batch: Batch) -> None:
-    tokens = runner.run(batch).tokens
-    assert tokens is not None
-    for chunk in batch.prefill:
-        chunk.sequence.num_computed = chunk.end
-    for sequence in batch.decode:
-        sequence.num_computed += 1
-    for sequence, token in zip(batch.sampled, tokens, strict=True):
-        sequence.tokens.append(token)
+    by_hand.step(runner, Batch(chunks, ()))
+    answers: list[list[int]] = by_hand.generate(runner, sequences)
+    return answers
 
 
 @pytest.mark.parametrize(("most", "sizes"), [(1, [1]), (2, [1, 2]), (5, [1, 2, 4, 5])])
@@ -127,8 +97,8 @@ def test_sizes_leave_little_padding() -> None:
     assert batch_sizes(100)[-2:] == [96, 100]
 
 
-def test_padding_goes_to_the_spare_page() -> None:
-    sequences = make_sequences([20, 5])
+def test_padding_goes_to_the_spare_page(by_hand: Any) -> None:
+    sequences = make_sequences(by_hand, [20, 5])
     for sequence in sequences:
         sequence.tokens.append(7)
         sequence.num_computed = sequence.num_prompt
@@ -145,18 +115,23 @@ def test_padding_goes_to_the_spare_page() -> None:
 
 @pytest.mark.parametrize(("count", "size"), [(1, 1), (3, 4), (8, 8), (9, 16), (17, 24)])
 def test_recorded_steps_answer_as_plain_ones(
-    plain: TorchRunner, recorded: TorchRunner, planned: list[int], count: int, size: int
+    by_hand: Any,
+    plain: TorchRunner,
+    recorded: TorchRunner,
+    planned: list[int],
+    count: int,
+    size: int,
 ) -> None:
     lengths = [3 + 7 * index % 40 for index in range(count)]
-    assert generate(recorded, lengths, 12) == generate(plain, lengths, 12)
+    assert generate(by_hand, recorded, lengths) == generate(by_hand, plain, lengths)
     assert planned == [size] * 11
 
 
-def test_nobody_elses_page_is_written(recorded: TorchRunner) -> None:
-    sequences = make_sequences([20, 20, 20])
-    step(recorded, Batch(tuple(Chunk(s, 0, 20, sample=True) for s in sequences), ()))
+def test_nobody_elses_page_is_written(by_hand: Any, recorded: TorchRunner) -> None:
+    sequences = make_sequences(by_hand, [20, 20, 20])
+    by_hand.step(recorded, Batch(tuple(Chunk(s, 0, 20, sample=True) for s in sequences), ()))
     before = recorded.pool.tensor.clone()
-    step(recorded, Batch((), tuple(sequences)))
+    by_hand.step(recorded, Batch((), tuple(sequences)))
     changed = (recorded.pool.tensor != before).any(dim=(0, 1, 3, 4, 5)).nonzero().view(-1).tolist()
     own = {sequence.pages[20 // PAGE_SIZE] for sequence in sequences}
     assert set(changed) == own | {recorded.pool.spare_page}
@@ -173,9 +148,9 @@ Make = Callable[[list[Sequence]], Batch]
     ],
 )
 def test_other_steps_are_not_recorded(
-    recorded: TorchRunner, planned: list[int], count: int, make: Make
+    by_hand: Any, recorded: TorchRunner, planned: list[int], count: int, make: Make
 ) -> None:
-    sequences = make_sequences([6] * count)
+    sequences = make_sequences(by_hand, [6] * count)
     for sequence in sequences:
         sequence.tokens.append(7)
         sequence.num_computed = sequence.num_prompt
@@ -187,10 +162,10 @@ def test_other_steps_are_not_recorded(
 
 
 def test_a_step_that_others_wait_for_is_not_recorded(
-    recorded: TorchRunner, planned: list[int]
+    by_hand: Any, recorded: TorchRunner, planned: list[int]
 ) -> None:
     """Its layers are reported one by one."""
-    (sequence,) = make_sequences([6])
+    (sequence,) = make_sequences(by_hand, [6])
     sequence.tokens.append(7)
     sequence.num_computed = 6
     layers: list[int] = []

@@ -2,249 +2,33 @@
 documentation asks for. Its kernels themselves are compared on a GPU (tests/gpu)."""
 
 import importlib
-import random
-import sys
 from array import array
-from collections.abc import Iterator
 from dataclasses import replace
-from importlib.resources import files
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-from torch.nn import functional
 
+from mserve.runtime.config import shipped_model
 from mserve.runtime.engine.attention import GatheredAttention
-from mserve.runtime.engine.backend import choose_backend
 from mserve.runtime.engine.batching import Batch, Chunk
 from mserve.runtime.engine.decode_graphs import DecodeGraphs
 from mserve.runtime.engine.inputs import StepInputs
 from mserve.runtime.engine.kv_pool import KvPool
+from mserve.runtime.engine.loading import load_runner
 from mserve.runtime.engine.model_config import ModelConfig, read_config
 from mserve.runtime.engine.models.llama import Llama, LlamaWeights
 from mserve.runtime.engine.models.operations import TorchOperations
 from mserve.runtime.engine.rope import YarnScaling
-from mserve.runtime.engine.runner import TorchRunner, load_runner
+from mserve.runtime.engine.runner import TorchRunner
 from mserve.runtime.engine.sampler import Sampler
 from mserve.runtime.engine.sequence import Sequence
 from mserve.runtime.engine.weights import DummyWeights
-from mserve.runtime.errors import ConfigError
 from mserve.runtime.messages import Sampling
 
-TINY = Path(str(files("mserve") / "model"))
+TINY = shipped_model()
 CPU = torch.device("cpu")
-LEAVES = ("attention_flashinfer", "operations_flashinfer")
 PAGE_SIZE = 16
-
-
-class PagedAttention:
-    """Queries over pages, from a plan: what both wrappers have in common."""
-
-    def __init__(self, workspace: torch.Tensor, layout: str = "NHD", **options: Any) -> None:
-        assert layout == "NHD"
-        assert workspace.dtype == torch.uint8
-        assert not workspace.any(), "it must be zero when first used"
-        self.options = options
-        self.tables: list[torch.Tensor] = []
-
-    def remember(
-        self,
-        query_offsets: torch.Tensor,
-        offsets: torch.Tensor,
-        pages: torch.Tensor,
-        last_lengths: torch.Tensor,
-        page_size: int,
-        window_left: int,
-    ) -> None:
-        for table in (query_offsets, offsets, pages, last_lengths):
-            assert table.dtype == torch.int32
-        self.tables = [query_offsets, offsets, pages, last_lengths]
-        self.page_size, self.window_left = page_size, window_left
-
-    def run(
-        self, q: torch.Tensor, kv: tuple[torch.Tensor, torch.Tensor], causal: bool = True
-    ) -> torch.Tensor:
-        assert q.is_contiguous()
-        query_offsets, offsets, pages, last_lengths = self.tables
-        parts = []
-        for index, last in enumerate(last_lengths.tolist()):
-            mine = pages[offsets[index] : offsets[index + 1]].long()
-            length = (len(mine) - 1) * self.page_size + last
-            keys, values = (part[mine].flatten(0, 1)[:length].transpose(0, 1) for part in kv)
-            queries = q[query_offsets[index] : query_offsets[index + 1]].transpose(0, 1)
-            mask = self._mask(queries.shape[1], length)
-            out = functional.scaled_dot_product_attention(
-                queries[None], keys[None], values[None], attn_mask=mask, enable_gqa=True
-            )
-            parts.append(out[0].transpose(0, 1))
-        return torch.cat(parts)
-
-    def _mask(self, rows: int, length: int) -> torch.Tensor:
-        places = torch.arange(length - rows, length)[:, None] - torch.arange(length)
-        seen = places >= 0
-        return seen if self.window_left < 0 else seen & (places <= self.window_left)
-
-
-class PrefillWrapper(PagedAttention):
-    def plan(
-        self,
-        query_offsets: torch.Tensor,
-        offsets: torch.Tensor,
-        pages: torch.Tensor,
-        last_lengths: torch.Tensor,
-        num_heads: int,
-        num_kv_heads: int,
-        head_dim: int,
-        page_size: int,
-        *,
-        causal: bool,
-        window_left: int,
-        q_data_type: torch.dtype,
-        kv_data_type: torch.dtype,
-    ) -> None:
-        assert causal
-        assert num_heads % num_kv_heads == 0
-        self.remember(query_offsets, offsets, pages, last_lengths, page_size, window_left)
-
-
-class DecodeWrapper(PagedAttention):
-    def plan(
-        self,
-        offsets: torch.Tensor,
-        pages: torch.Tensor,
-        last_lengths: torch.Tensor,
-        num_heads: int,
-        num_kv_heads: int,
-        head_dim: int,
-        page_size: int,
-        *,
-        window_left: int,
-        q_data_type: torch.dtype,
-        kv_data_type: torch.dtype,
-    ) -> None:
-        queries = torch.arange(len(offsets), dtype=torch.int32)
-        self.remember(queries, offsets, pages, last_lengths, page_size, window_left)
-
-
-class GraphDecodeWrapper(DecodeWrapper):
-    """Reads its own buffers, wherever a plan came from; its batch size never changes."""
-
-    def __init__(
-        self,
-        workspace: torch.Tensor,
-        offsets: torch.Tensor,
-        pages: torch.Tensor,
-        last_lengths: torch.Tensor,
-        layout: str = "NHD",
-        *,
-        use_tensor_cores: bool,
-    ) -> None:
-        super().__init__(workspace, layout)
-        assert len(offsets) == len(last_lengths) + 1
-        self.buffers = (offsets, pages, last_lengths)
-
-    def remember(
-        self,
-        query_offsets: torch.Tensor,
-        offsets: torch.Tensor,
-        pages: torch.Tensor,
-        last_lengths: torch.Tensor,
-        page_size: int,
-        window_left: int,
-    ) -> None:
-        assert len(last_lengths) == len(self.buffers[2]), "the batch size is fixed"
-        assert len(pages) <= len(self.buffers[1]), "the pages' buffer is too small"
-        for buffer, values in zip(self.buffers, (offsets, pages, last_lengths), strict=True):
-            buffer[: len(values)] = values
-        super().remember(query_offsets, *self.buffers, page_size, window_left)
-
-
-def rmsnorm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    assert x.dim() in (2, 3)
-    return functional.rms_norm(x, weight.shape, weight, eps)
-
-
-def fused_add_rmsnorm(
-    x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
-) -> None:
-    residual += x
-    x.copy_(rmsnorm(residual, weight, eps))
-
-
-def silu_and_mul(x: torch.Tensor) -> torch.Tensor:
-    half = x.shape[-1] // 2
-    return functional.silu(x[..., :half]) * x[..., half:]
-
-
-def apply_rope(
-    positions: torch.Tensor,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    head_size: int,
-    cos_sin: torch.Tensor,
-    is_neox: bool,
-) -> None:
-    assert is_neox
-    assert cos_sin.dtype == torch.float32
-    assert cos_sin.is_contiguous()
-    cos, sin = cos_sin[positions][:, None].chunk(2, dim=-1)
-    for x in (query, key):
-        x = x.view(len(x), -1, head_size)  # as it does: without a copy
-        first, second = x.chunk(2, dim=-1)
-        turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
-        x.copy_(turned)
-
-
-class Draws:
-    """Keeps what it was asked, and takes the most probable."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[Any, ...]] = []
-
-    def sampling_from_probs(self, probs: torch.Tensor, generator: Any) -> torch.Tensor:
-        self.asked.append(("plain",))
-        return self._most(probs)
-
-    def top_k_top_p_sampling_from_probs(
-        self,
-        probs: torch.Tensor,
-        top_k: torch.Tensor,
-        top_p: torch.Tensor,
-        filter_apply_order: str,
-        generator: Any,
-    ) -> torch.Tensor:
-        assert filter_apply_order == "top_k_first"
-        assert (top_k.dtype, top_p.dtype) == (torch.int32, torch.float32)
-        self.asked.append((top_k.tolist(), [round(p, 3) for p in top_p.tolist()]))
-        return self._most(probs)
-
-    def _most(self, probs: torch.Tensor) -> torch.Tensor:
-        assert probs.dtype == torch.float32
-        assert torch.allclose(probs.sum(-1), torch.ones(len(probs)))
-        return probs.argmax(-1).int()
-
-
-@pytest.fixture
-def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """`flashinfer`, as the leaves import it."""
-    module: Any = ModuleType("flashinfer")
-    module.BatchPrefillWithPagedKVCacheWrapper = PrefillWrapper
-    module.BatchDecodeWithPagedKVCacheWrapper = DecodeWrapper
-    module.CUDAGraphBatchDecodeWithPagedKVCacheWrapper = GraphDecodeWrapper
-    module.rmsnorm = rmsnorm
-    module.fused_add_rmsnorm = fused_add_rmsnorm
-    module.silu_and_mul = silu_and_mul
-    module.apply_rope_with_cos_sin_cache_inplace = apply_rope
-    module.sampling = Draws()
-    names = [f"mserve.runtime.engine.{leaf}" for leaf in LEAVES]
-    monkeypatch.setitem(sys.modules, "flashinfer", module)
-    for name in names:
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    yield module
-    for name in names:
-        sys.modules.pop(name, None)
 
 
 def leaf(name: str) -> Any:
@@ -283,43 +67,12 @@ def load_plain(**changes: Any) -> TorchRunner:
     return replace(runner, model=Llama(config, weights), attention=attention)
 
 
-def generate(runner: TorchRunner, chunk_tokens: int) -> list[list[int]]:
+def generate(by_hand: Any, runner: TorchRunner) -> list[list[int]]:
     """Prompts of several lengths; the first ones decode while the others are still computed."""
-    rng = random.Random(5)
-    free = list(range(96))
-    rng.shuffle(free)
-    sequences = []
-    for index, length in enumerate((1, 15, 16, 17, 90)):
-        tokens = array("i", [rng.randrange(5, 2000) for _ in range(length)])
-        pages = array("i", [free.pop() for _ in range(length // PAGE_SIZE + 3)])
-        greedy = Sampling(max_tokens=64, temperature=0.0)
-        sequences.append(
-            Sequence(
-                f"s{index}",
-                tokens,
-                length,
-                generate_step="generate",
-                sampling=greedy,
-                pages=pages,
-            )
-        )
-    while any(sequence.num_output < 12 for sequence in sequences):
-        unfinished = [s for s in sequences if s.num_output < 12]
-        chunks = tuple(
-            Chunk(s, s.num_computed, end, sample=end == s.num_prompt)
-            for s in [s for s in unfinished if not s.is_decoding][:2]
-            for end in [min(s.num_prompt, s.num_computed + chunk_tokens)]
-        )
-        batch = Batch(chunks, tuple(s for s in unfinished if s.is_decoding))
-        tokens_drawn = runner.run(batch).tokens
-        assert tokens_drawn is not None
-        for chunk in chunks:
-            chunk.sequence.num_computed = chunk.end
-        for sequence in batch.decode:
-            sequence.num_computed += 1
-        for sequence, token in zip(batch.sampled, tokens_drawn, strict=True):
-            sequence.tokens.append(token)
-    return [list(s.tokens[s.num_prompt :]) for s in sequences]
+    prompts = by_hand.prompts((1, 15, 16, 17, 90))
+    sequences = by_hand.sequences(prompts, num_pages=96, page_size=PAGE_SIZE, num_tokens=12)
+    answers: list[list[int]] = by_hand.generate(runner, sequences, chunk_tokens=40)
+    return answers
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -331,11 +84,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_answers_are_those_of_torch_alone(stand_in: Any, name: str) -> None:
+def test_answers_are_those_of_torch_alone(by_hand: Any, stand_in: Any, name: str) -> None:
     plain = load_plain(**VARIANTS[name])
-    expected = generate(plain, chunk_tokens=40)
+    expected = generate(by_hand, plain)
     assert len({token for answer in expected for token in answer}) > 4
-    assert generate(runner_with(stand_in, plain, most=4), chunk_tokens=40) == expected
+    assert generate(by_hand, runner_with(stand_in, plain, most=4)) == expected
 
 
 @pytest.mark.parametrize("window", [None, 24])
@@ -401,34 +154,3 @@ def test_only_draws_without_a_seed_are_the_devices(stand_in: Any) -> None:
     assert tokens[2:3] == alone
     sampler.sample(logits[:1].clone(), [sequence(temperature=2.0)])
     assert stand_in.sampling.asked[1:] == [("plain",)]
-
-
-@pytest.mark.parametrize(
-    ("device", "dtype", "head_dim", "message"),
-    [
-        ("cpu", torch.bfloat16, 64, "needs a CUDA device"),
-        ("cuda", torch.float32, 64, "needs bfloat16 or float16"),
-        ("cuda", torch.bfloat16, 96, "needs heads of 64, 128, 256, not 96"),
-    ],
-)
-def test_what_flashinfer_cannot_do_is_gathered(
-    device: str, dtype: torch.dtype, head_dim: int, message: str
-) -> None:
-    config = replace(read_config(TINY), head_dim=head_dim)
-    backend = choose_backend(None, config, torch.device(device), dtype)
-    assert not backend.has_flashinfer
-    with pytest.raises(ConfigError, match=message):
-        choose_backend("flashinfer", config, torch.device(device), dtype)
-
-
-def test_what_it_can_do_is_its_own(stand_in: Any) -> None:
-    config = read_config(TINY)
-    assert choose_backend(None, config, torch.device("cuda"), torch.bfloat16).has_flashinfer
-    gathered = choose_backend("gathered", config, torch.device("cuda"), torch.bfloat16)
-    assert not gathered.has_flashinfer
-
-
-def test_a_missing_flashinfer_is_a_sentence(stand_in: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "flashinfer", None)
-    with pytest.raises(ConfigError, match=r"mserve needs FlashInfer, the extra mserve\[cu12\]"):
-        choose_backend(None, read_config(TINY), torch.device("cuda"), torch.bfloat16)

@@ -218,7 +218,7 @@ def test_a_block_that_was_computed_again_leaves_host_memory() -> None:
     cache.take_moves()
     cache.settle_moves()
     assert cache.num_host_used == 1
-    twin.tokens[0], twin.block_keys = 0, []
+    twin.tokens[0], twin.blocks = 0, []
     cache.publish(twin, 4)
     assert cache.num_host_used == 0
     assert cache.match(array("i", range(5)).tobytes(), b"") == Match(4, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from array import array
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mserve.runtime.engine import kv_pool
+from mserve.runtime.engine.batching import StepOutOfMemory
 from mserve.runtime.engine.kv_pool import KvPool
 from mserve.runtime.engine.model_config import ModelConfig
 from mserve.runtime.engine.moves import MoveFailure, Moves, PageCopy
@@ -164,3 +166,24 @@ def test_moves_of_one_batch_are_in_order() -> None:
     assert torch.equal(pool.tensor[:, :, pages[0]], second)
     assert torch.equal(pool.tensor[:, :, pages[2], :5], first[:, :, :5])
     assert torch.equal(pool.tensor[:, :, pages[2], 5:], third[:, :, 5:])
+
+
+class FullDevice:
+    """The bytes of a pool whose device has no memory left to gather any."""
+
+    device = torch.device("meta")
+    shape = (2, 2, 64, 32)
+
+    def __getitem__(self, key: int | tuple[object, ...]) -> FullDevice:
+        if isinstance(key, int):
+            return self
+        raise torch.OutOfMemoryError("none left\nmuch advice")
+
+
+def test_memory_that_runs_out_while_kv_is_read_is_said_so() -> None:
+    pool = make_pool(8)
+    bytes_: Any = FullDevice()
+    pool._bytes = bytes_
+    out = memoryview(bytearray(8 * pool.bytes_per_token_layer))
+    with pytest.raises(StepOutOfMemory, match=r"^none left$"):
+        pool.read(array("i", [3]), 0, 0, 8, out)

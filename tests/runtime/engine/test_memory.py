@@ -1,20 +1,22 @@
 """Planning memory: pages from bytes and shares, and a largest batch that is as large as it says."""
 
 from dataclasses import dataclass, replace
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from mserve.runtime.config import shipped_model
+from mserve.runtime.engine import sampler
 from mserve.runtime.engine.batching import Batch, StepOutOfMemory
 from mserve.runtime.engine.inputs import StepInputs
+from mserve.runtime.engine.loading import LoadedModel, load_runner
 from mserve.runtime.engine.memory import DEFAULT_BYTES, largest_batch, pages_in, pages_in_share
-from mserve.runtime.engine.runner import load_runner
+from mserve.runtime.engine.sampler import Sampler
 from mserve.runtime.errors import ConfigError
 
-TINY = Path(str(files("mserve") / "model"))
+TINY = shipped_model()
 GIB = 1 << 30
 
 
@@ -52,6 +54,40 @@ def test_the_largest_batch_runs_on_one_page() -> None:
     drawn = runner.run(largest_batch(100, 20, runner.config.max_positions, 16)).tokens
     assert drawn is not None
     assert len(drawn) == 20
+
+
+def test_the_largest_batch_is_drawn_in_the_costliest_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A greedy one would leave no memory for the draws of requests with a seed and a top-p."""
+    rows: list[int] = []
+    truncated = sampler.truncated
+
+    def note(probabilities: torch.Tensor, samplings: Any) -> torch.Tensor:
+        rows.append(sum(one.top_p < 1 for one in samplings))
+        return truncated(probabilities, samplings)
+
+    monkeypatch.setattr(sampler, "truncated", note)
+    runner = load_runner(TINY, num_pages=1, threads=1)
+    by_device = Sampler(runner.config.eos_ids, np.random.default_rng(0), unseeded=fail_to_draw)
+    replace(runner, sampler=by_device).run(largest_batch(50, 7, 4096, 16))
+    assert rows == [7]
+
+
+def fail_to_draw(*_: object) -> torch.Tensor:
+    raise AssertionError("the device's own way takes less memory")
+
+
+def test_draws_are_warm_before_memory_is_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What their kernels take is not free any more then."""
+    order: list[str] = []
+    monkeypatch.setattr(Sampler, "warm_up", lambda *_: order.append("warm"))
+
+    def plan_one(*_: object) -> int:
+        order.append("planned")
+        return 1
+
+    monkeypatch.setattr(LoadedModel, "plan_pages", plan_one)
+    load_runner(TINY, threads=1)
+    assert order == ["warm", "planned"]
 
 
 def test_without_a_word_a_cpu_gets_the_default() -> None:

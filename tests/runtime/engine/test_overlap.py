@@ -3,13 +3,12 @@ are known reads, writes and draws nothing else."""
 
 import random
 from dataclasses import replace
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from mserve.runtime.config import shipped_model
 from mserve.runtime.engine.attention import GatheredAttention
 from mserve.runtime.engine.batching import (
     Batch,
@@ -26,7 +25,8 @@ from mserve.runtime.engine.fake_runner import FakeRunner
 from mserve.runtime.engine.kv_pool import KvPool
 from mserve.runtime.engine.launches import device_errors
 from mserve.runtime.engine.lazy_runner import LazyRunner
-from mserve.runtime.engine.runner import TorchRunner, load_runner
+from mserve.runtime.engine.loading import load_runner
+from mserve.runtime.engine.runner import TorchRunner
 from mserve.runtime.engine.sequence import Sequence
 from mserve.runtime.errors import EngineFailure
 from mserve.runtime.messages import (
@@ -38,7 +38,7 @@ from mserve.runtime.messages import (
 )
 from mserve.runtime.worker.steps import RUNNER_ERRORS
 
-TINY = Path(str(files("mserve") / "model"))
+TINY = shipped_model()
 CONFIG = EngineConfig(
     num_pages=60, page_size=4, chunk_tokens=8, max_batch_tokens=24, max_running=6, max_model_len=90
 )

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from array import array
 from collections.abc import Iterator
@@ -16,8 +17,11 @@ from typing import Any
 import pytest
 import torch
 
-from mserve.runtime.engine.batching import Batch, Chunk, KvStore, LayerHook
+from mserve.runtime.engine import ranks as ranks_module
+from mserve.runtime.engine.backend import threads_per_rank
+from mserve.runtime.engine.batching import Batch, Chunk, DeviceLost, KvStore, LayerHook
 from mserve.runtime.engine.inputs import StepInputs
+from mserve.runtime.engine.loading import KvMemory, LoadedModel, load_model, load_runner
 from mserve.runtime.engine.model_config import read_config
 from mserve.runtime.engine.moves import Moves, PageCopy
 from mserve.runtime.engine.parallel import (
@@ -28,8 +32,9 @@ from mserve.runtime.engine.parallel import (
     check_degree,
     rank_devices,
 )
-from mserve.runtime.engine.ranks import ParallelKv, Ranks
-from mserve.runtime.engine.runner import LoadedModel, TorchRunner, load_model, load_runner
+from mserve.runtime.engine.rank_messages import Command, RankSpec
+from mserve.runtime.engine.ranks import ParallelKv, Ranks, _Rank
+from mserve.runtime.engine.runner import TorchRunner
 from mserve.runtime.engine.sequence import Sequence
 from mserve.runtime.errors import ConfigError
 from mserve.runtime.messages import Sampling
@@ -124,16 +129,16 @@ class SumOverThreads:
 
 
 def loaded(folder: Path, shard: Shard) -> LoadedModel:
-    return load_model(
-        folder,
+    spec = RankSpec(
+        model=str(folder),
         is_dummy=True,
-        device=torch.device("cpu"),
-        dtype=torch.float32,
+        dtype="float32",
         attention=None,
         page_size=PAGE_SIZE,
         threads=1,
-        shard=shard,
+        device="cpu",
     )
+    return load_model(spec, shard)
 
 
 def hidden_of(folder: Path, shard: Shard) -> tuple[torch.Tensor, torch.Tensor]:
@@ -162,8 +167,17 @@ def test_memory_for_kv_is_all_ranks_together(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "model")
     whole, part = (loaded(folder, shard) for shard in (WHOLE, Shard(0, 3)))
     assert part.page_bytes * 3 == whole.page_bytes
-    planned = [model.plan_pages(1 << 20, 0.9, 64, 4) for model in (whole, part)]
+    memory = KvMemory(None, 1 << 20, 0.9, 0, 0, max_batch_tokens=64, max_running=4)
+    planned = [model.plan_pages(memory) for model in (whole, part)]
     assert planned[0] == planned[1] == (1 << 20) // whole.page_bytes
+    memory = KvMemory(4, None, 0.9, 0, 1 << 20, max_batch_tokens=64, max_running=4)
+    pools = [model.runner_with(memory, records=False).pool for model in (whole, part)]
+    assert pools[0].host_pages == pools[1].host_pages == (1 << 20) // whole.page_bytes
+
+
+def test_ranks_share_the_threads() -> None:
+    assert [threads_per_rank(6, degree) for degree in (1, 2, 4, 8)] == [6, 3, 1, 1]
+    assert threads_per_rank(None, 1) == torch.get_num_threads()
 
 
 @pytest.mark.parametrize(
@@ -336,11 +350,46 @@ def test_what_fails_within_a_step_ends_the_ranks(tmp_path: Path) -> None:
         raise torch.OutOfMemoryError("no memory")
 
 
+class Complaining:
+    """A rank that has told what is wrong with it."""
+
+    def __init__(self, rank: int, complaint: str) -> None:
+        self.rank = rank
+        self.unread = [complaint]
+
+    def tell(self, command: Command) -> None:
+        """It has answered already."""
+
+    def answer(self) -> str:
+        return self.unread.pop()
+
+
+def test_every_answer_is_read_before_the_first_complaint_is_raised(tmp_path: Path) -> None:
+    ranks = Ranks(read_config(folder_of(tmp_path)), degree=4)
+    others: list[Any] = [Complaining(1, ""), Complaining(2, "no room"), Complaining(3, "nor here")]
+    ranks._others = others
+    with pytest.raises(ConfigError, match=r"^On rank 2: no room$"):
+        ranks.allocate(1000, 0)
+    assert [other.unread for other in others] == [[], [], []]
+
+
+def test_ranks_end_if_this_one_cannot_load_its_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = folder_of(tmp_path / "model")
+    ranks, closed = Ranks(read_config(folder), degree=2), list[str]()
+    monkeypatch.setattr(Ranks, "start", lambda *_: (ranks, Shard(0, 2)))
+    monkeypatch.setattr(ranks, "close", lambda: closed.append("ranks"))
+    with pytest.raises(ConfigError, match="safetensors"):
+        load_runner(folder, gpus=2)
+    assert closed == ["ranks"]
+
+
 # --- ranks that die ----------------------------------------------------------------------------
 
 RANK_ZERO = """
 import signal, sys
-from mserve.runtime.engine.runner import load_runner
+from mserve.runtime.engine.loading import load_runner
 say = lambda text: print(text, flush=True)
 runner = load_runner(
     sys.argv[1], load="dummy", num_pages=4, threads=3, gpus=3, on_lost_rank=say
@@ -366,6 +415,65 @@ def test_ranks_end_with_rank_0_which_hears_of_their_end(tmp_path: Path) -> None:
     while is_running(second):
         assert time.monotonic() < deadline_s, "a rank goes on without rank 0"
         time.sleep(0.02)
+
+
+def test_a_rank_that_dies_within_a_step_fails_it_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This one waits for a sum with it, for which minutes are allowed."""
+    lost: list[str] = []
+    runner = load_runner(
+        folder_of(tmp_path / "model"),
+        load="dummy",
+        page_size=PAGE_SIZE,
+        num_pages=NUM_PAGES,
+        threads=1,
+        gpus=2,
+        on_lost_rank=lost.append,
+    )
+    assert runner.ranks is not None
+    (pid,) = runner.ranks.pids()
+    append = runner.pool.append
+
+    def kill_at_the_second(layer: int, *rest: torch.Tensor) -> None:
+        if layer == 1:
+            os.kill(pid, signal.SIGKILL)
+        append(layer, *rest)
+
+    monkeypatch.setattr(runner.pool, "append", kill_at_the_second)
+    began_s = time.monotonic()
+    with pytest.raises(RankFailure, match="A step could not be completed on all ranks"):
+        prefill(runner, sequence_of(PROMPT))
+    assert time.monotonic() - began_s < 5
+    wait_for_watchers()
+    assert lost == ["Rank 1 of 2 was killed by SIGKILL; its part of the model is gone."]
+    with pytest.raises(DeviceLost, match="Rank 1 of the model is gone"):
+        prefill(runner, sequence_of(PROMPT))
+    runner.close()
+
+
+def test_a_rank_that_is_closed_is_reaped_and_not_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that does not hear of it, as it computes; here it does not run at all."""
+    monkeypatch.setattr(ranks_module, "_END_TIMEOUT_S", 0.05)
+    folder, lost = folder_of(tmp_path / "model"), list[str]()
+    ranks = Ranks(read_config(folder), degree=2)
+    other = _Rank(RankSpec(str(folder), True, "float32", None, PAGE_SIZE, threads=1, rank=1))
+    ranks._others.append(other)
+    os.kill(other.process.pid, signal.SIGSTOP)
+    ranks._watch(lost.append)
+    ranks.close()
+    assert not Path(f"/proc/{other.process.pid}").exists(), "neither running nor a zombie"
+    wait_for_watchers()
+    assert lost == []
+
+
+def wait_for_watchers() -> None:
+    for thread in threading.enumerate():
+        if thread.name == "rank":
+            thread.join(5)
+            assert not thread.is_alive(), "the end of a rank is not noticed"
 
 
 def is_running(pid: int) -> bool:

@@ -4,26 +4,24 @@ import importlib
 import os
 import random
 import warnings
-from array import array
-from collections.abc import Sequence as Items
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from mserve.runtime.config import shipped_model
 from mserve.runtime.engine.batching import Batch, Chunk
-from mserve.runtime.engine.runner import TorchRunner, load_runner
-from mserve.runtime.engine.sequence import Sequence
+from mserve.runtime.engine.loading import load_runner
+from mserve.runtime.engine.runner import TorchRunner
 from mserve.runtime.errors import ConfigError
 from mserve.runtime.messages import Sampling
 
 PAGE_SIZE = 16
 NUM_PAGES = 1024
 NUM_TOKENS = 64
-TINY = Path(str(files("mserve") / "model"))
+TINY = shipped_model()
 SHAPE = {
     "vocab_size": 512,
     "hidden_size": 96,
@@ -137,62 +135,12 @@ def runner_of(folder: Path, page_size: int = PAGE_SIZE) -> TorchRunner:
     return load_runner(folder, page_size=page_size, num_pages=NUM_PAGES)
 
 
-def make_sequences(
-    prompts: Items[tuple[int, ...]], page_size: int = PAGE_SIZE, sampling: Sampling | None = None
-) -> list[Sequence]:
-    """Sequences with pages scattered over the whole pool."""
-    free = list(range(NUM_PAGES))
-    random.Random(7).shuffle(free)
-    sequences = []
-    for index, prompt in enumerate(prompts):
-        num_pages = -(-(len(prompt) + NUM_TOKENS) // page_size)
-        pages, free = free[:num_pages], free[num_pages:]
-        sequences.append(
-            Sequence(
-                key=f"s{index}",
-                tokens=array("i", prompt),
-                num_prompt=len(prompt),
-                generate_step="generate",
-                sampling=sampling or Sampling(max_tokens=NUM_TOKENS, temperature=0.0),
-                pages=array("i", pages),
-            )
-        )
-    return sequences
-
-
-def generate(
-    runner: TorchRunner, sequences: list[Sequence], chunk_tokens: int = 4096
-) -> list[list[int]]:
-    """Runs all to their end; two prefill at a time while the others decode."""
-    while any(sequence.num_output < NUM_TOKENS for sequence in sequences):
-        unfinished = [s for s in sequences if s.num_output < NUM_TOKENS]
-        prefill = tuple(
-            Chunk(s, s.num_computed, end, sample=end == s.num_prompt)
-            for s in [s for s in unfinished if not s.is_decoding][:2]
-            for end in [min(s.num_prompt, s.num_computed + chunk_tokens)]
-        )
-        decode = tuple(s for s in unfinished if s.is_decoding)
-        step(runner, Batch(prefill, decode))
-    return [list(sequence.tokens[sequence.num_prompt :]) for sequence in sequences]
-
-
-def step(runner: TorchRunner, batch: Batch) -> None:
-    tokens = runner.run(batch).tokens
-    assert tokens is not None
-    for chunk in batch.prefill:
-        chunk.sequence.num_computed = chunk.end
-    for sequence in batch.decode:
-        sequence.num_computed += 1
-    for sequence, token in zip(batch.sampled, tokens, strict=True):
-        sequence.tokens.append(token)
-
-
 @pytest.mark.parametrize("length", [1, 2, PAGE_SIZE - 1, PAGE_SIZE, PAGE_SIZE + 1, 1000])
-def test_greedy_tokens_equal_transformers(reference: Reference, length: int) -> None:
+def test_greedy_tokens_equal_transformers(by_hand: Any, reference: Reference, length: int) -> None:
     prompt = reference.prompt(length)
-    assert generate(runner_of(reference.folder), make_sequences([prompt])) == [
-        reference.answer(prompt)
-    ]
+    assert by_hand.generate(
+        runner_of(reference.folder), by_hand.sequences([prompt], num_pages=NUM_PAGES)
+    ) == [reference.answer(prompt)]
 
 
 def test_answers_of_the_random_models_vary(references: dict[str, Reference]) -> None:
@@ -204,40 +152,46 @@ def test_answers_of_the_random_models_vary(references: dict[str, Reference]) -> 
 
 @pytest.mark.parametrize("chunk_tokens", [1, 7, PAGE_SIZE, 33])
 def test_chunks_of_a_prompt_change_nothing(
-    references: dict[str, Reference], chunk_tokens: int
+    by_hand: Any, references: dict[str, Reference], chunk_tokens: int
 ) -> None:
     reference = references["llama"]
     prompt = reference.prompt(100)
-    sequences = make_sequences([prompt])
-    assert generate(runner_of(reference.folder), sequences, chunk_tokens) == [
+    sequences = by_hand.sequences([prompt], num_pages=NUM_PAGES)
+    assert by_hand.generate(runner_of(reference.folder), sequences, chunk_tokens) == [
         reference.answer(prompt)
     ]
 
 
 @pytest.mark.parametrize(("name", "chunk_tokens"), [("tiny", 4096), ("llama", 40)])
 def test_sixteen_at_once_answer_as_each_alone(
-    references: dict[str, Reference], name: str, chunk_tokens: int
+    by_hand: Any, references: dict[str, Reference], name: str, chunk_tokens: int
 ) -> None:
     """Lengths from 1 to 1,000, prefill mixed with decoding, in several padding groups."""
     reference = references[name]
     lengths = [1, 2, 3, 9, 15, 16, 17, 31, 33, 50, 64, 100, 130, 257, 400, 1000]
     prompts = [reference.prompt(length) for length in lengths]
-    answers = generate(runner_of(reference.folder), make_sequences(prompts), chunk_tokens)
+    answers = by_hand.generate(
+        runner_of(reference.folder), by_hand.sequences(prompts, num_pages=NUM_PAGES), chunk_tokens
+    )
     assert answers == [reference.answer(prompt) for prompt in prompts]
 
 
 @pytest.mark.parametrize("page_size", [1, 5, 64])
-def test_page_size_changes_nothing(references: dict[str, Reference], page_size: int) -> None:
+def test_page_size_changes_nothing(
+    by_hand: Any, references: dict[str, Reference], page_size: int
+) -> None:
     reference = references["llama"]
     prompts = [reference.prompt(length) for length in (17, 100)]
-    sequences = make_sequences(prompts, page_size)
-    answers = generate(runner_of(reference.folder, page_size), sequences, chunk_tokens=30)
+    sequences = by_hand.sequences(prompts, num_pages=NUM_PAGES, page_size=page_size)
+    answers = by_hand.generate(runner_of(reference.folder, page_size), sequences, chunk_tokens=30)
     assert answers == [reference.answer(prompt) for prompt in prompts]
 
 
-def test_kv_of_a_layer_is_there_when_its_hook_is_called(references: dict[str, Reference]) -> None:
+def test_kv_of_a_layer_is_there_when_its_hook_is_called(
+    by_hand: Any, references: dict[str, Reference]
+) -> None:
     runner = runner_of(references["llama"].folder)
-    (sequence,) = make_sequences([references["llama"].prompt(40)])
+    (sequence,) = by_hand.sequences([references["llama"].prompt(40)], num_pages=NUM_PAGES)
     seen: list[tuple[int, bytes]] = []
 
     def read(layer: int) -> bytes:
@@ -252,38 +206,48 @@ def test_kv_of_a_layer_is_there_when_its_hook_is_called(references: dict[str, Re
     assert all(any(kv) for _, kv in seen)
 
 
-def test_kv_sent_to_another_pool_continues_the_same(references: dict[str, Reference]) -> None:
+def test_kv_sent_to_another_pool_continues_the_same(
+    by_hand: Any, references: dict[str, Reference]
+) -> None:
     """What disaggregation rests on: prefill here, copy, decode there with other pages."""
     reference = references["llama"]
     prompt = reference.prompt(100)
     sender, receiver = runner_of(reference.folder), runner_of(reference.folder, page_size=5)
-    (source,) = make_sequences([prompt])
-    (target,) = make_sequences([prompt], page_size=5)
-    step(sender, Batch((Chunk(source, 0, 90, sample=False),), ()))
+    (source,) = by_hand.sequences([prompt], num_pages=NUM_PAGES)
+    (target,) = by_hand.sequences([prompt], num_pages=NUM_PAGES, page_size=5)
+    by_hand.step(sender, Batch((Chunk(source, 0, 90, sample=False),), ()))
     for layer in range(sender.pool.num_layers):
         message = bytearray(90 * sender.pool.bytes_per_token_layer)
         sender.pool.read(source.pages, layer, 0, 90, memoryview(message))
         receiver.pool.write(target.pages, layer, 0, 90, memoryview(bytes(message)))
     target.num_computed = 90
-    assert generate(receiver, [target]) == [reference.answer(prompt)]
+    assert by_hand.generate(receiver, [target]) == [reference.answer(prompt)]
 
 
-def test_bfloat16_runs(references: dict[str, Reference]) -> None:
+def test_bfloat16_runs(by_hand: Any, references: dict[str, Reference]) -> None:
     reference = references["llama"]
     runner = load_runner(reference.folder, dtype="bfloat16", num_pages=NUM_PAGES)
-    sequences = make_sequences([reference.prompt(20), reference.prompt(3)])
-    answers = generate(runner, sequences, chunk_tokens=8)
+    sequences = by_hand.sequences([reference.prompt(20), reference.prompt(3)], num_pages=NUM_PAGES)
+    answers = by_hand.generate(runner, sequences, chunk_tokens=8)
     assert [len(answer) for answer in answers] == [NUM_TOKENS] * 2
     assert runner.pool.bytes_per_token_layer == 2 * 2 * 16 * 2  # K and V, heads, size, bytes
 
 
-def test_a_seeded_request_draws_the_same_in_any_batch(references: dict[str, Reference]) -> None:
+def test_a_seeded_request_draws_the_same_in_any_batch(
+    by_hand: Any, references: dict[str, Reference]
+) -> None:
     reference = references["llama"]
     runner = runner_of(reference.folder)
     sampling = Sampling(max_tokens=NUM_TOKENS, temperature=0.8, top_p=0.9, seed=11)
     prompts = [reference.prompt(length) for length in (5, 30, 200)]
-    alone = [generate(runner, make_sequences([p], sampling=sampling))[0] for p in prompts]
-    assert generate(runner, make_sequences(prompts, sampling=sampling)) == alone
+    alone = [
+        by_hand.generate(runner, by_hand.sequences([p], num_pages=NUM_PAGES, sampling=sampling))[0]
+        for p in prompts
+    ]
+    assert (
+        by_hand.generate(runner, by_hand.sequences(prompts, num_pages=NUM_PAGES, sampling=sampling))
+        == alone
+    )
     assert alone[0] != reference.answer(prompts[0])
 
 

@@ -145,3 +145,18 @@ def test_truncation_is_that_of_transformers() -> None:
         if sampling.top_p < 1:
             scores = warpers.TopPLogitsWarper(sampling.top_p)(None, scores)
         assert torch.equal(kept[row], scores[0] > -torch.inf), sampling
+
+
+def test_a_devices_ways_to_draw_are_warm_before_the_first_request() -> None:
+    """Each kernel is loaded when it is first used; the plain draw and the truncated one are two."""
+    warmed: list[tuple[float, tuple[int, ...], float]] = []
+
+    def draw(probabilities: torch.Tensor, samplings: Any) -> torch.Tensor:
+        total = float(probabilities.sum())
+        warmed.append((samplings[0].top_p, tuple(probabilities.shape), round(total, 4)))
+        return probabilities.argmax(-1)
+
+    cpu = torch.device("cpu")
+    Sampler([EOS], np.random.default_rng(0), unseeded=draw).warm_up(50, cpu)
+    assert warmed == [(1.0, (1, 50), 1.0), (0.9, (1, 50), 1.0)]
+    sampler().warm_up(50, cpu)

@@ -46,17 +46,10 @@ def pages_of(worker: FakeWorker, key: str) -> list[int]:
     return [] if sequence is None else list(sequence.pages)
 
 
-def finish(worker: FakeWorker) -> None:
-    """Runs to the end: nobody is left, no page is lost."""
-    worker.run()
-    assert worker.engine.is_idle
-    worker.engine.check_integrity()
-
-
 def test_a_prompt_is_computed_in_chunks_and_its_last_one_samples() -> None:
     worker = worker_of(chunk_tokens=8)
     key = worker.generate("a", prompt(1, 20), max_tokens=3)
-    finish(worker)
+    worker.finish()
     assert [shape(batch) for batch in worker.batches] == [
         ([(key, 0, 8, False)], []),
         ([(key, 8, 16, False)], []),
@@ -75,7 +68,7 @@ def test_decodes_come_first_and_chunks_fill_the_budget() -> None:
     assert shape(worker.step()) == ([(second, 0, 8, False), (third, 0, 1, False)], [first])
     assert shape(worker.step()) == ([(second, 8, 16, True), (third, 1, 2, False)], [first])
     assert shape(worker.step()) == ([(third, 2, 10, False)], [first, second])
-    finish(worker)
+    worker.finish()
     for batch in worker.batches:
         tokens = len(batch.decode) + sum(chunk.end - chunk.begin for chunk in batch.prefill)
         assert tokens <= 10
@@ -93,13 +86,13 @@ def test_a_long_prompt_never_holds_up_running_answers_for_more_than_one_chunk() 
         assert sum(chunk.end - chunk.begin for chunk in batch.prefill) <= 8
         worker.step()
     assert len(worker.batches) > 300 // 8
-    finish(worker)
+    worker.finish()
 
 
 def test_no_more_sequences_run_than_allowed() -> None:
     worker = worker_of(max_running=3)
     keys = [worker.generate(f"p{i}", prompt(i, 8)) for i in range(8)]
-    finish(worker)
+    worker.finish()
     assert max(len(b.prefill) + len(b.decode) for b in worker.batches) == 3
     assert all(len(worker.answer(key)) == 4 for key in keys)
 
@@ -109,7 +102,7 @@ def test_nobody_overtakes_the_oldest_that_waits_for_memory() -> None:
     worker.generate("a", prompt(1, 16), max_tokens=8)
     worker.step()
     big, small = worker.generate("b", prompt(2, 20)), worker.generate("c", prompt(3, 4))
-    finish(worker)
+    worker.finish()
     first_of = {
         e.key: i for i, e in reversed(list(enumerate(worker.events))) if isinstance(e, Generated)
     }
@@ -129,7 +122,7 @@ def test_a_sequence_that_waits_for_kv_blocks_nobody() -> None:
     assert state_of(worker, waiting) is SequenceState.RUNNING
     assert len(worker.answer(other)) == 4
     worker.engine.cancel(waiting, 0.0)
-    finish(worker)
+    worker.finish()
 
 
 def test_a_receiver_gets_pages_while_the_token_budget_is_spent() -> None:
@@ -141,7 +134,7 @@ def test_a_receiver_gets_pages_while_the_token_budget_is_spent() -> None:
     worker.step()
     assert state_of(worker, receiver) is SequenceState.RUNNING
     worker.engine.cancel(receiver, 0.0)
-    finish(worker)
+    worker.finish()
 
 
 def test_the_youngest_is_preempted_and_its_answer_stays_the_same() -> None:
@@ -158,7 +151,7 @@ def test_the_youngest_is_preempted_and_its_answer_stays_the_same() -> None:
     assert preempted == set(keys[1:])
     for key, tokens in zip(keys, prompts, strict=True):
         assert worker.answer(key) == worker.expected_answer(tokens, 16)
-    finish(worker)
+    worker.finish()
 
 
 def test_a_preempted_sequence_comes_back_from_host_memory_instead_of_being_computed_again() -> None:
@@ -166,7 +159,7 @@ def test_a_preempted_sequence_comes_back_from_host_memory_instead_of_being_compu
         worker = worker_of(num_pages=12, host_pages=host_pages)
         prompts = [prompt(seed, 10) for seed in range(3)]
         keys = [worker.generate(f"p{i}", tokens, 16) for i, tokens in enumerate(prompts)]
-        finish(worker)
+        worker.finish()
         for key, tokens in zip(keys, prompts, strict=True):
             assert worker.answer(key) == worker.expected_answer(tokens, 16)
         chunks = [chunk for batch in worker.batches for chunk in batch.prefill]
@@ -192,7 +185,7 @@ def test_a_batch_may_be_there_for_its_moves_alone() -> None:
     assert len(batch.moves.saves) == 3
     worker.engine.cancel(receiver, 0.0)
     key = worker.generate("c", prompt(1, 12), 2)
-    finish(worker)
+    worker.finish()
     assert worker.answer(key) == worker.expected_answer(prompt(1, 12), 2)
     assert sum(len(batch.moves.restores) for batch in worker.batches) == 3
 
@@ -201,7 +194,7 @@ def test_memory_pressure_starves_nobody() -> None:
     worker = worker_of(num_pages=12, max_batch_tokens=16, chunk_tokens=8)
     prompts = [prompt(seed, 5 + seed % 20) for seed in range(30)]
     keys = [worker.generate(f"p{i}", tokens, 12) for i, tokens in enumerate(prompts)]
-    finish(worker)
+    worker.finish()
     for key, tokens in zip(keys, prompts, strict=True):
         assert worker.answer(key) == worker.expected_answer(tokens, 12)
 
@@ -210,7 +203,7 @@ def test_a_preempted_sequence_reports_its_start_once() -> None:
     worker = worker_of(num_pages=12)
     for index in range(3):
         worker.generate(f"p{index}", prompt(index, 10), 16)
-    finish(worker)
+    worker.finish()
     once = [
         (type(event), event.key)
         for event in worker.events
@@ -232,14 +225,14 @@ def test_pages_under_a_transfer_are_never_taken() -> None:
     worker.engine.send_done(sender, "s", 0.0)
     worker.run()
     assert len(worker.answer(key)) == 21  # now all pages are its own, and not enough
-    finish(worker)
+    worker.finish()
 
 
 def test_what_can_never_fit_fails_alone() -> None:
     worker = worker_of(num_pages=4)
     key = worker.generate("a", prompt(1, 9), 40)
     other = worker.generate("b", prompt(2, 9), 3)
-    finish(worker)
+    worker.finish()
     failures = [event for event in worker.events if isinstance(event, SequenceFailed)]
     assert [failure.key for failure in failures] == [key]
     assert isinstance(failures[0].error, TooLarge)
@@ -250,7 +243,7 @@ def test_what_can_never_fit_fails_alone() -> None:
 def test_a_prompt_of_all_pages_is_served() -> None:
     worker = worker_of(num_pages=4)
     key = worker.generate("a", prompt(1, 16), 1)
-    finish(worker)
+    worker.finish()
     assert worker.answer(key) == worker.expected_answer(prompt(1, 16), 1)
     assert any(isinstance(event, SequenceDone) for event in worker.events)
 

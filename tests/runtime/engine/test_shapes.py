@@ -3,15 +3,16 @@
 import json
 import shutil
 from array import array
-from importlib.resources import files
 from pathlib import Path
 
 import pytest
 import torch
 
+from mserve.runtime.config import shipped_model
 from mserve.runtime.engine.batching import Batch, Chunk
+from mserve.runtime.engine.loading import load_runner
 from mserve.runtime.engine.model_config import read_config
-from mserve.runtime.engine.runner import TorchRunner, load_runner
+from mserve.runtime.engine.runner import TorchRunner
 from mserve.runtime.engine.sequence import Sequence
 from mserve.runtime.engine.shapes import SHAPES, dummy_folder, shape_config
 from mserve.runtime.engine.weights import DummyWeights, dummy_digest
@@ -19,7 +20,7 @@ from mserve.runtime.errors import ConfigError
 from mserve.runtime.messages import Sampling
 from mserve.runtime.tokenizer import Tokenizer
 
-TINY = Path(str(files("mserve") / "model"))
+TINY = shipped_model()
 CPU = torch.device("cpu")
 
 

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from mserve.runtime.config import shipped_model
 from mserve.runtime.engine.model_config import read_config
 from mserve.runtime.engine.models.llama import LlamaWeights
 from mserve.runtime.engine.rope import Llama3Scaling
 from mserve.runtime.engine.weights import Checkpoint, weights_digest
 from mserve.runtime.errors import ConfigError
 
-TINY = Path(str(files("mserve") / "model"))
+TINY = shipped_model()
 
 
 @pytest.fixture

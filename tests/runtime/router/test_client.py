@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from mserve.runtime.errors import Conflict, EngineFailure, NoRoom, WorkerLost
+from mserve.runtime.errors import Conflict, EngineFailure, NoRoom, Unreachable, WorkerLost
 from mserve.runtime.messages import Frame, FrameKind, PlanCall, decode_plan_call, encode_frame
 from mserve.runtime.router.client import HttpClient, merge_tokens
 
@@ -140,13 +140,25 @@ def test_what_breaks_off_is_a_lost_worker_by_name(kit: Any, cut: bytes, says: st
         run(kit, answer, use)
 
 
-def test_nobody_there_is_a_lost_worker(kit: Any) -> None:
+def test_a_connection_that_is_taken_and_breaks_may_have_begun_work(kit: Any) -> None:
+    async def answer(reader: Any, writer: Any) -> None:
+        raise ConnectionError
+
+    async def use(client: HttpClient, worker: Any, server: Server) -> None:
+        await texts(client, worker)
+
+    with pytest.raises(WorkerLost) as lost:
+        run(kit, answer, use)
+    assert not isinstance(lost.value, Unreachable)
+
+
+def test_nobody_there_cannot_be_reached(kit: Any) -> None:
     async def main() -> None:
         info = kit.cluster("workers-0").workers["workers-0"].info
         info = msgspec.structs.replace(info, url="http://127.0.0.1:1")
         await texts(HttpClient(), info)
 
-    with pytest.raises(WorkerLost, match="workers-0"):
+    with pytest.raises(Unreachable, match="workers-0"):
         asyncio.run(main())
 
 

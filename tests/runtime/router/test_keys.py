@@ -47,19 +47,12 @@ def calls_of(cluster: Any) -> Any:
 
 
 def serve(kit: Any, keys: Keys, use: Callable[[Client, Any], Awaitable[Any]]) -> Any:
-    async def main() -> Any:
-        cluster = kit.cluster("workers-0")
-        router = kit.router(
-            cluster,
-            kit.Strategy(kit.generate_on_first),
-            keys=KeyFile(keys.path),
-            admin_token=ADMIN,
-            salt_secret=b"secret of the cluster",
-        )
-        async with kit.serving(router) as url, Client(base_url=url, timeout=10) as client:
-            return await use(client, cluster)
-
-    return asyncio.run(main())
+    return kit.serve(
+        lambda client, cluster, _: use(client, cluster),
+        keys=KeyFile(keys.path),
+        admin_token=ADMIN,
+        salt_secret=b"secret of the cluster",
+    )
 
 
 def ask(

@@ -5,7 +5,6 @@ from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from typing import Any
 
-import httpx
 import pytest
 
 from mserve.compiler.pipeline import CompiledStrategy, compile_strategy
@@ -29,15 +28,13 @@ def live(name: str) -> LiveStrategy:
 
 def serve(kit: Any, name: str, use: Callable[[Any, Any], Awaitable[Any]], **options: Any) -> Any:
     """Runs `use(client, router)` against a router with one worker in each of two pools."""
-
-    async def main() -> Any:
-        cluster = kit.cluster("prefill-0", "decode-0")
-        options.setdefault("admin_token", "secret")
-        router = kit.router(cluster, compiled(name), language=LiveLanguage(), **options)
-        async with kit.serving(router) as url, httpx.AsyncClient(base_url=url) as client:
-            return await use(client, router)
-
-    return asyncio.run(main())
+    return kit.serve(
+        lambda client, _, router: use(client, router),
+        cluster=kit.cluster("prefill-0", "decode-0"),
+        strategy=compiled(name),
+        language=LiveLanguage(),
+        **{"admin_token": "secret", **options},
+    )
 
 
 # --- params ------------------------------------------------------------------------------------------
@@ -128,9 +125,9 @@ def test_another_strategy_takes_over_between_two_requests(kit: Any) -> None:
         ("strategy mine", 422, "error[syntax]"),
         ('strategy mine "x"\npool a\nroute r { generate on b }', 422, "unknown-name"),
         (
-            'strategy mine "x"\npool a { batch = aligned }\nroute r { generate on next(a) }',
+            'strategy mine "x"\npool a { prefetch = local }\nroute r { generate on next(a) }',
             422,
-            "batch = aligned",
+            "prefetch = local",
         ),
         ('strategy mine "x"\npool a\nroute r { generate on next(a) }', 409, "pool 'a'"),
     ],

@@ -10,21 +10,35 @@ from mserve.compiler.plan import LimitsSpec
 from mserve.runtime.errors import Unavailable
 from mserve.runtime.router import fleet
 
-PROMPT = tuple(range(100, 140))
-
 
 def run(kit: Any, cluster: Any, disturb: Any) -> Any:
     """A split request of which `disturb(cluster)` is told the second token."""
+    strategy = kit.Strategy(kit.split, kit.PREFILL_DECODE, limits=LimitsSpec(0.3, 2))
+    sink = kit.Collected()
+    sink.on_tokens = lambda: len(sink.payloads) == 2 and disturb(cluster)
+    kit.execute(cluster, strategy, sink=sink)
+    return sink
 
+
+def test_without_a_route_it_waits_for_a_worker(kit: Any) -> None:
     async def main() -> Any:
-        strategy = kit.Strategy(kit.split, kit.PREFILL_DECODE, limits=LimitsSpec(0.3, 2))
-        router, sink = kit.router(cluster, strategy), kit.Collected()
-        sink.on_tokens = lambda: len(sink.payloads) == 2 and disturb(cluster)
-        async with router.running():
-            await router.executor.execute(kit.request(PROMPT), sink)
+        cluster = kit.cluster()
+        router = kit.router(cluster, kit.Strategy(kit.generate_on_first))
+        sink = kit.Collected()
+        async with router.running(), asyncio.TaskGroup() as group:
+            group.create_task(router.executor.execute(kit.request(), sink))
+            await asyncio.sleep(0)
+            cluster.add("workers-0")
         return sink
 
-    return asyncio.run(main())
+    assert asyncio.run(main()).generated == kit.expected_tokens(kit.PROMPT, 8)
+
+
+def test_without_a_route_in_time_it_is_unavailable(kit: Any) -> None:
+    strategy = kit.Strategy(kit.generate_on_first, limits=LimitsSpec(0.05, 2))
+    with pytest.raises(Unavailable) as raised:
+        kit.execute(kit.cluster(), strategy)
+    assert raised.value.retry_after_s == 1.0
 
 
 def test_the_message_names_the_pool_and_what_happened(kit: Any) -> None:
@@ -55,7 +69,7 @@ def test_where_nobody_has_been_for_long_nobody_waits(
         router = kit.router(kit.cluster("prefill-0"), strategy)
         async with router.running(), asyncio.timeout(5):
             with pytest.raises(Unavailable, match="no live worker in pool 'decode'") as raised:
-                await router.executor.execute(kit.request(PROMPT), kit.Collected())
+                await router.executor.execute(kit.request(), kit.Collected())
         assert raised.value.retry_after_s == 5.0
 
     asyncio.run(main())
@@ -73,7 +87,7 @@ def test_the_stream_goes_on_with_the_worker_that_came_back(
         asyncio.get_running_loop().call_later(0.1, cluster.add, "decode-0")
 
     sink = run(kit, cluster, restart)
-    assert sink.generated == kit.expected_tokens(PROMPT, 8)
+    assert sink.generated == kit.expected_tokens(kit.PROMPT, 8)
     assert "pool 'decode' has no live worker any more" in caplog.text
     assert caplog.text.count("pool 'decode' has a live worker") == 2
 
@@ -87,7 +101,7 @@ def test_a_worker_that_takes_no_plans_is_asked_once(kit: Any) -> None:
         router = kit.router(cluster, kit.Strategy(kit.generate_on_first))
         async with router.running():
             for _ in range(3):
-                await router.executor.execute(kit.request(PROMPT), kit.Collected())
+                await router.executor.execute(kit.request(), kit.Collected())
         return [len(worker.calls) for worker in cluster.workers.values()]
 
     assert asyncio.run(main()) == [1, 3]

@@ -92,3 +92,29 @@ def test_the_counts_are_those_of_the_first_plan() -> None:
     assert plan_json(record)["cached"] == {"available": 80, "routed": 48, "delivered": None}
     record.state, record.finish = AnswerState.DONE, Finish("stop", NUM_PROMPT, 5, 47)
     assert plan_json(record)["cached"]["delivered"] == 47
+
+
+def test_the_record_of_a_lost_step_says_how_far_it_came(kit: Any) -> None:
+    cluster = kit.cluster("workers-0", "workers-1")
+    cluster.workers["workers-0"].script = kit.Script(lose_after=3)
+    _, router = kit.execute(cluster, kit.Strategy(kit.generate_on_first))
+    first, second = plan_json(next(iter(router.plans)))["attempts"]
+    (lost,), (done,) = first["steps"], second["steps"]
+    assert (lost["state"], lost["generated"], done["generated"]) == ("failed", 3, 5)
+    assert lost["start_ms"] <= lost["end_ms"] <= done["end_ms"]
+
+
+def test_the_record_tells_what_happened(kit: Any) -> None:
+    cluster = kit.cluster("prefill-0", "decode-0")
+    sink, router = kit.execute(cluster, kit.Strategy(kit.split, kit.PREFILL_DECODE))
+    plan = plan_json(router.plans.get(sink.plan_id))
+    assert plan["state"] == "done"
+    assert plan["usage"]["completion_tokens"] == 8
+    (attempt,) = plan["attempts"]
+    assert attempt["route"] == "only"
+    assert attempt["bindings"] == {"d": "decode-0"}
+    by_id = {step["id"]: step for step in attempt["steps"]}
+    assert by_id["s2"]["sent_bytes"] == 39_000
+    assert by_id["s2"]["worker"] == "prefill-0"
+    assert all(step["state"] == "done" for step in by_id.values())
+    assert 0 <= by_id["s2"]["start_ms"] <= by_id["s2"]["end_ms"] <= plan["ended_ms"] + 1

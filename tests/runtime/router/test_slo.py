@@ -1,29 +1,19 @@
 """Goals of a strategy: workers are told how urgent a request is, and metrics who met them."""
 
-import asyncio
 from typing import Any
 
 import pytest
 
 from mserve.compiler.plan import SloSpec
 
-PROMPT = tuple(range(100, 140))
-
 
 def run(kit: Any, slo: SloSpec, script: Any = None) -> tuple[list[Any], str]:
     """The calls of one request at either worker, and the metrics after it."""
-
-    async def main() -> tuple[list[Any], str]:
-        cluster = kit.cluster("workers-0", "workers-1")
-        if script is not None:
-            cluster.workers["workers-0"].script = script
-        router = kit.router(cluster, kit.Strategy(kit.generate_on_first, slo=slo))
-        async with router.running():
-            await router.executor.execute(kit.request(PROMPT), kit.Collected())
-        calls = [call for worker in cluster.workers.values() for call in worker.calls]
-        return calls, router.metrics.metrics.render()
-
-    return asyncio.run(main())
+    cluster = kit.cluster("workers-0", "workers-1")
+    cluster.workers["workers-0"].script = script
+    _, router = kit.execute(cluster, kit.Strategy(kit.generate_on_first, slo=slo))
+    calls = [call for worker in cluster.workers.values() for call in worker.calls]
+    return calls, router.metrics.metrics.render()
 
 
 def test_a_call_says_when_its_first_token_is_wanted(kit: Any) -> None:

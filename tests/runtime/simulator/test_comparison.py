@@ -4,7 +4,13 @@ from collections.abc import Sequence
 
 import pytest
 
-from mserve.runtime.simulator.comparison import Estimate, comparison, comparison_json
+from mserve.runtime.simulator.comparison import (
+    Estimate,
+    compared_over_seeds,
+    comparison,
+    comparison_json,
+    comparison_table,
+)
 from mserve.runtime.traffic.outcomes import Outcome, Summary, summarize
 
 TTFT = "time to first token, mean"
@@ -49,3 +55,25 @@ def test_a_variant_whose_requests_all_failed_has_no_times() -> None:
     row = next(row for row in rows if row["metric"] == TTFT)
     assert row["estimates"]["b"] is None
     assert row["estimates"]["a"]["mean"] == pytest.approx(0.2)
+
+
+def test_a_page_has_the_same_means_and_winners() -> None:
+    found = runs(a=[0.3, 0.5], b=[1.5, 1.6])
+    row = next(each for each in compared_over_seeds(found) if f"{each.group}, {each.name}" == TTFT)
+    assert row.values == pytest.approx((0.4, 1.55))
+    assert row.texts == ("400 ms", "1,550 ms"), "one unit"
+    assert row.margins == ("±1,271 ms", "±636 ms")
+    assert row.best == {0}
+
+
+def test_a_page_shows_all_that_are_best_with_every_seed() -> None:
+    found = runs(a=[0.3, 0.4], b=[0.3, 0.4], c=[0.5, 0.6], d=[0.3, 0.6])
+    assert best(TTFT, found) is None
+    row = next(each for each in compared_over_seeds(found) if f"{each.group}, {each.name}" == TTFT)
+    assert row.best == {0, 1}
+
+
+def test_a_single_seed_has_no_margin() -> None:
+    rows = compared_over_seeds(runs(a=[0.3], b=[0.2]))
+    assert all(row.margins == ("", "") for row in rows)
+    assert "±" not in comparison_table(runs(a=[0.3], b=[0.2]))

@@ -2,9 +2,10 @@
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -88,6 +89,23 @@ def test_a_deadlock_says_who_waits() -> None:
         run(main)
 
 
+def test_many_who_wait_in_the_same_place_are_one_line() -> None:
+    async def wait() -> None:
+        await asyncio.Event().wait()
+
+    async def main(loop: VirtualLoop) -> None:
+        for number in range(9):
+            loop.create_task(wait(), name=f"number {number}")
+        await asyncio.Event().wait()
+
+    with pytest.raises(Deadlock) as caught:
+        run(main)
+    lines = [line for line in str(caught.value).splitlines() if "number" in line]
+    assert len(lines) == 1
+    named = ", ".join(f"number {number}" for number in range(5))
+    assert lines[0].startswith(f"  {named} and 4 more wait in ")
+
+
 def test_daemons_alone_are_a_deadlock() -> None:
     async def main(loop: VirtualLoop) -> None:
         VirtualClock(loop).every(1.0, lambda: None)
@@ -140,6 +158,74 @@ def test_a_task_that_fails_unseen_ends_the_run() -> None:
 
     with pytest.raises(Crash, match="never retrieved"):
         run(main)
+
+
+def test_a_daemon_that_fails_ends_the_run() -> None:
+    async def fail() -> None:
+        await asyncio.sleep(1.0)
+        raise KeyError("nobody waits for it")
+
+    async def main(loop: VirtualLoop) -> None:
+        loop.start_daemon(fail(), "the daemon")
+        await asyncio.sleep(2.0)
+
+    with pytest.raises(Crash) as caught:
+        run(main)
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_ctrl_c_ends_the_run_after_the_callback_that_it_meets() -> None:
+    ended: list[str] = []
+
+    async def child() -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+            ended.append("the callback")
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            ended.append("the child")
+
+    async def main(loop: VirtualLoop) -> None:
+        await loop.create_task(child())
+
+    with pytest.raises(KeyboardInterrupt):
+        run(main)
+    assert ended == ["the callback", "the child"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_ctrl_c_does_not_wait() -> None:
+    ended: list[str] = []
+
+    async def main(loop: VirtualLoop) -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        ended.append("the callback")
+
+    with pytest.raises(KeyboardInterrupt):
+        run(main)
+    assert ended == []
+
+
+def test_a_generator_that_nobody_closes_is_closed() -> None:
+    ended: list[str] = []
+
+    async def numbers() -> AsyncGenerator[int, None]:
+        try:
+            yield 1
+            yield 2
+        finally:
+            await asyncio.sleep(0)
+            ended.append("the generator")
+
+    async def main(loop: VirtualLoop) -> None:
+        async for _ in numbers():
+            break
+        await asyncio.sleep(1.0)
+
+    run(main)
+    assert ended == ["the generator"]
 
 
 def test_nothing_of_a_run_is_left() -> None:

@@ -10,6 +10,7 @@ from mserve.runtime.clock import LoopClock
 from mserve.runtime.errors import ConfigError
 from mserve.runtime.traffic.load import LoadOptions, LoadTest
 from mserve.runtime.traffic.replay import Progress
+from mserve.runtime.traffic.spec import TrafficOptions
 
 SPEC = "poisson:rate=100,input=60,output=4,num=5"
 LISTED = {"data": [{"id": "tiny", "max_model_len": 100}]}
@@ -37,7 +38,7 @@ def load(
 ) -> tuple[LoadTest, list[Any], list[Progress]]:
     async def main() -> tuple[LoadTest, list[Any], list[Progress]]:
         async with http.server(answer) as server:
-            options.setdefault("trace", SPEC)
+            options.setdefault("traffic", TrafficOptions(SPEC))
             test = LoadTest(LoadOptions(server.url, prompt_seed=1, **options))
             shown: list[Progress] = []
             await test.run(LoopClock(), shown.append)
@@ -79,21 +80,21 @@ def test_what_must_be_said(
 
 def test_progress_is_shown_while_it_runs(http: Any) -> None:
     trace = "poisson:rate=5,input=60,output=4,num=3,cv=0"
-    test, _, shown = load(http, answering(http), trace=trace)
+    test, _, shown = load(http, answering(http), traffic=TrafficOptions(trace))
     assert len(shown) >= 2
     assert shown[0] is test.progress
 
 
 def test_traffic_that_holds_no_request(http: Any) -> None:
     with pytest.raises(ConfigError, match="--duration"):
-        load(http, answering(http), duration_s=1e-9)
+        load(http, answering(http), traffic=TrafficOptions(SPEC, duration_s=1e-9))
 
 
 def test_an_interruption_is_noted(http: Any) -> None:
     async def main() -> LoadTest:
         async with http.server(answering(http)) as server:
             trace = "poisson:rate=20,input=60,output=4,num=100,cv=0"
-            test = LoadTest(LoadOptions(server.url, trace, prompt_seed=1))
+            test = LoadTest(LoadOptions(server.url, TrafficOptions(trace), prompt_seed=1))
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.5):
                     await test.run(LoopClock(), lambda progress: None)

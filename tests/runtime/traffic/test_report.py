@@ -13,6 +13,7 @@ from mserve.runtime.traffic.report import (
     outcomes_json,
     run_json,
     run_table,
+    seconds_form,
     seconds_text,
 )
 
@@ -102,3 +103,19 @@ def test_json_has_figures_and_requests() -> None:
 
 def test_columns_stand_under_each_other() -> None:
     assert aligned([("a", "1"), ("bcd", "100")]) == "a      1\nbcd  100"
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ([0.2, 0.9], ["200 ms", "900 ms"]),
+        ([0.2, 1.23], ["200 ms", "1,230 ms"]),
+        ([1.2, 123.4], ["1.20 s", "123 s"]),
+        ([0.2, 12.3], ["0.20 s", "12.30 s"]),
+        ([0.0123, 12.3], ["12.3 ms", "12.3 s"]),
+        ([0.0, 2.0], ["0 ms", "2.00 s"]),
+        ([], []),
+    ],
+)
+def test_times_beside_each_other_have_one_unit(values: list[float], texts: list[str]) -> None:
+    assert [seconds_form(values)(value) for value in values] == texts

@@ -95,3 +95,39 @@ def test_nobody_gives_way_while_there_is_room(cluster: Any, calls: Any) -> None:
     assert b.tokens("x/0") == calls.reference(PROMPTS["x"], 4)
     assert a.tokens("y/0") == calls.reference(PROMPTS["y"], 4)
     cluster.check_clean()
+
+
+def crowded(cluster: Any, calls: Any) -> Any:
+    """y has all of a's room and sends to b, which has heard of no plan; x, older, waits for pages."""
+    a, b = cluster.add("a", num_pages=ROOM_FOR_ONE), cluster.add("b")
+    send = calls.remote_send("send", 0, 100, (b.receiver("y0"),))
+    a.submit(calls.of("y", PROMPTS["y"], send), True, cluster.now)
+    cluster.turn()
+    a.submit(calls.of("x", PROMPTS["x"], calls.generate("generate", 0, 4)), True, cluster.now)
+    cluster.turn()
+    assert a.engine.stats().waiting == 1
+    return a
+
+
+def test_who_still_computes_does_not_give_way(cluster: Any, calls: Any) -> None:
+    """It waits for nothing yet; how long its receiver takes does not matter."""
+    a = crowded(cluster, calls)
+    cluster.now += 0.3
+    while not a.engine.find("y/0").is_stalled:
+        assert not a.problems("y/0")
+        cluster.turn()
+    patiently(cluster)
+    assert given_up(cluster, "y") == {"overloaded_error"}
+    assert a.tokens("x/0") == calls.reference(PROMPTS["x"], 4)
+
+
+def test_most_waits_end_by_themselves(cluster: Any, calls: Any) -> None:
+    a = crowded(cluster, calls)
+    while not a.engine.find("y/0").is_stalled:
+        cluster.turn()
+    for _ in range(20):
+        cluster.turn()
+    assert not a.problems("y/0"), "a moment's wait ends nobody"
+    cluster.now += 0.3
+    cluster.run()
+    assert given_up(cluster, "y") == {"overloaded_error"}

@@ -4,7 +4,10 @@ from typing import Any
 
 import pytest
 
+from mserve.runtime.engine.batching import DeviceLost, StepOutOfMemory
 from mserve.runtime.messages import ReleaseCall
+from mserve.runtime.transport.ring import StagingSlot
+from mserve.runtime.worker.sends import Sends
 
 PROMPT = [(7 * i + i * i) % 89 for i in range(103)]
 
@@ -245,6 +248,50 @@ def test_a_fault_of_ours_ends_the_plan_that_it_concerned_and_no_other(
     cluster.check_clean()
 
 
+def test_a_lost_device_is_nobodys_fault_alone(
+    cluster: Any, calls: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Contained, it would fail every plan that receives KV, one after another."""
+    _, b = split(cluster, calls, 90, PROMPT)
+
+    def lose(*_: Any) -> None:
+        raise DeviceLost("an illegal memory access")
+
+    monkeypatch.setattr(b.model._kv, "write", lose)
+    with pytest.raises(DeviceLost):
+        cluster.run()
+
+
+def test_a_fault_of_ours_at_a_receivers_word_ends_the_send(
+    cluster: Any, calls: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = split(cluster, calls, 90, PROMPT)
+    on_grant = Sends.on_grant
+
+    def fail_once(*arguments: Any) -> None:
+        monkeypatch.setattr(Sends, "on_grant", on_grant)
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(Sends, "on_grant", fail_once)
+    cluster.run()
+    assert [problem.kind for problem in a.problems("p/0")] == ["engine_error"]
+    assert [problem.kind for problem in b.problems("p/0")] == ["worker_lost_error"]
+    cluster.check_clean()
+
+
+def test_after_a_fault_that_lost_pages_the_process_ends(
+    cluster: Any, calls: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = cluster.add("a")
+
+    def lost() -> None:
+        raise AssertionError("page 3 is nobody's")
+
+    monkeypatch.setattr(a.engine, "check_integrity", lost)
+    with pytest.raises(AssertionError, match="page 3"):
+        a.service.contain("", cluster.now)
+
+
 def test_an_announcement_ends_with_its_sender(cluster: Any, calls: Any) -> None:
     """It came before the call that it means; what the call finds must not be a grant to the dead."""
     a, b = cluster.add("a"), cluster.add("b")
@@ -262,3 +309,34 @@ def test_an_announcement_ends_with_its_sender(cluster: Any, calls: Any) -> None:
     b.service.cancel("p/0", cluster.now)
     cluster.run()
     cluster.check_clean()
+
+
+@pytest.mark.parametrize("number", range(1, 7))
+def test_kv_that_the_device_has_no_memory_to_read_ends_its_plan_alone(
+    cluster: Any, calls: Any, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Within a step or outside of one; and the slot that was to hold it is there for others."""
+    a, b = split(cluster, calls, 90, PROMPT)
+    split(cluster, calls, 90, PROMPT[::-1], "q")
+    read, num_reads, failed = a.kv.read, 0, []
+
+    def fail_at_one(pages: Any, *rest: Any) -> None:
+        nonlocal num_reads
+        num_reads += 1
+        if num_reads == number:
+            failed.append(next(key for key in ("p/0", "q/0") if a.engine.find(key).pages is pages))
+            raise StepOutOfMemory("none left")
+        read(pages, *rest)
+
+    monkeypatch.setattr(a.kv, "read", fail_at_one)
+    cluster.run()
+    (key,) = failed
+    other = "q/0" if key == "p/0" else "p/0"
+    (problem,) = a.problems(key)
+    assert problem.retryable
+    assert "no memory left to read KV" in problem.detail
+    assert [problem.kind for problem in b.problems(key)] == ["worker_lost_error"]
+    assert b.tokens(other) == calls.reference(PROMPT if other == "p/0" else PROMPT[::-1], 8)
+    cluster.check_clean()
+    slots = [a.transport.stage(b.transport.address, 8) for _ in range(8)]
+    assert all(isinstance(slot, StagingSlot) for slot in slots), "a slot was lost"

@@ -1,5 +1,6 @@
 """The overlapped loop around a worker: transfers, ends and failures while a step is under way."""
 
+import itertools
 import random
 import time
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from mserve.runtime.cost import CostProfile
 from mserve.runtime.engine.batching import Batch, LaunchedStep, StepOutOfMemory, StepOutput
 from mserve.runtime.worker import ipc
-from mserve.runtime.worker.steps import OverlappedSteps
+from mserve.runtime.worker.steps import OverlappedSteps, Steps
 
 COST = CostProfile(1e-3, 1e-5, 0.0, 1e-3, 1e-4, 1e-4, 1e9, 1024)
 PROMPTS = [[seed, *((7 * i + seed * i * i) % 89 for i in range(60 + seed))] for seed in range(6)]
@@ -166,3 +167,17 @@ def test_steps_are_timed_from_the_end_of_the_one_before(
     overlapped_cluster.run()
     assert len([e for e in worker.events if isinstance(e, ipc.Token)]) == 400
     assert worker.steps.drift.decode == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.parametrize("kind", [Steps, OverlappedSteps])
+def test_what_steps_take_is_compared_with_what_they_should(
+    overlapped_cluster: Any, calls: Any, kind: type[Steps]
+) -> None:
+    worker = overlapped_cluster.add("a")
+    ticks = itertools.count()
+    worker.steps = kind(worker.service, worker.runner, COST, lambda: next(ticks) * 0.1)
+    worker.submit(calls.of("p", PROMPTS[0], calls.generate("g", 0, 8)), True, 0.0)
+    overlapped_cluster.run()
+    drift = worker.steps.drift
+    assert drift.prefill > 1.05, "a step of milliseconds took a tenth of a second"
+    assert drift.decode > 1.2

@@ -1,11 +1,23 @@
 """Frames carry tokens with all of their text, and stop strings never leak."""
 
-from importlib.resources import files
-
 import pytest
 
-from mserve.runtime.messages import FrameDecoder, FrameKind, Render, Sampling, unpack_tokens
+from mserve.runtime.chunks import WholeChoice
+from mserve.runtime.config import shipped_model
+from mserve.runtime.messages import (
+    FrameDecoder,
+    FrameKind,
+    Logprobs,
+    PlanCall,
+    Render,
+    Sampling,
+    StartGenerateCall,
+    pack_tokens,
+    unpack_tokens,
+)
 from mserve.runtime.tokenizer import Tokenizer
+from mserve.runtime.worker import ipc
+from mserve.runtime.worker.answer import PlanAnswer
 from mserve.runtime.worker.streams import TextStream
 
 TEXT = 'The Café was closed. "Öffnen!" cried the girl, “now” \N{GRINNING FACE} and went in.'
@@ -13,7 +25,7 @@ TEXT = 'The Café was closed. "Öffnen!" cried the girl, “now” \N{GRINNING F
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return Tokenizer.load(str(files("mserve") / "model"))
+    return Tokenizer.load(shipped_model())
 
 
 def stream_text(
@@ -80,3 +92,41 @@ def test_an_unfinished_character_comes_out_at_the_end(tokenizer: Tokenizer) -> N
         stream.feed(token, "")
     (frame,) = FrameDecoder().feed(stream.feed(ids[-1], "length"))
     assert "\N{REPLACEMENT CHARACTER}" in frame.payload.decode()
+
+
+def completion(tokenizer: Tokenizer, ids: list[int], stop: tuple[str, ...] = ()) -> WholeChoice:
+    """The answer that these tokens are, each as probable as its place says."""
+    sampling = Sampling(1000, stop=stop, logprobs=0)
+    step = StartGenerateCall("g", 0, sampling, Render("completion"))
+    answer = PlanAnswer(PlanCall("p", pack_tokens((5, 6)), (step,)), tokenizer.stream)
+    decoder, payload = FrameDecoder(), b""
+    for index, token in enumerate(ids):
+        event = ipc.Token("p/0", "g", token, logprobs=Logprobs(-float(index), ()))
+        frames = decoder.feed(answer.frames(event))
+        payload += b"".join(frame.payload for frame in frames if frame.kind is FrameKind.TOKENS)
+    return WholeChoice.of_events(payload, "stop")
+
+
+@pytest.mark.parametrize("stop", ["!” cried", "n!", "Öffnen!"])
+def test_logprobs_end_where_the_text_does(tokenizer: Tokenizer, stop: str) -> None:
+    text = "The Café was closed. “Öffnen!” cried the girl."
+    ids = tokenizer.encode(text, special_tokens=False)
+    choice = completion(tokenizer, ids, (stop,))
+    assert choice.text == text[: text.index(stop)]
+    assert choice.logprobs is not None
+    offsets = choice.logprobs["text_offset"]
+    before = [tokenizer.decode(ids[:index]) for index in range(len(ids))]
+    begins = [len(text.rstrip("\N{REPLACEMENT CHARACTER}")) for text in before]
+    assert len(offsets) == sum(begin < len(choice.text) for begin in begins)
+    assert choice.logprobs["token_logprobs"] == [-float(index) for index in range(len(offsets))]
+
+
+def test_special_tokens_take_no_place_in_the_text(tokenizer: Tokenizer) -> None:
+    special = min(tokenizer.special_ids)
+    first, second = (tokenizer.encode(word, special_tokens=False) for word in ("good", " night"))
+    choice = completion(tokenizer, [*first, special, *second, *tokenizer.encode(",")])
+    assert choice.text == "good night,"
+    assert choice.logprobs is not None
+    found = dict(zip(choice.logprobs["tokens"], choice.logprobs["text_offset"], strict=True))
+    assert found[","] == len("good night")
+    assert found[tokenizer.token_bytes(special).decode()] == len("good")
