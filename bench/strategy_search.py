@@ -5,8 +5,8 @@
 Two workers of four H100 each, Llama 3.1 70B in FP8, as in bench/papers/microserving.py: equal prompts
 (microserving), a few long ones among short ones (mix), and with --mooncake that trace's conversations,
 as many as two such workers can hardly take; the latter also on four H200 with Llama 3.1 8B. A trace is
-taken in windows instead of seeds. --tried adds what was tried on the way to a strategy: `chunked` or
-`sooner`. Prints rows of docs/papers.md: means over seeds, and by how much they may be off (95%).
+taken in windows instead of seeds. Compares shipped strategies, or with --tried what was tried on the way
+to one of them. Prints rows of docs/papers.md: means over seeds, and by how much they may be off (95%).
 
 Seeds begin at 1 to search with; --first-seed 4 for others, to judge what was found.
 """
@@ -98,14 +98,19 @@ def table(found: Mapping[str, Sequence[Figure]]) -> list[str]:
 
 
 def variants_of(tried: str | None) -> dict[str, str]:
-    shipped = {f"`{name}`": source(name) for name in SHIPPED}
-    return shipped if tried is None else {**shipped, **TRIED[tried]}
+    if tried is None:
+        return {f"`{name}`": source(name) for name in SHIPPED}
+    return dict(TRIED[tried])
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = parser_of(__doc__)
     parser.add_argument("--on", nargs="+", choices=SETTINGS, default=["microserving", "mix"])
-    parser.add_argument("--tried", choices=TRIED, help="also what was tried on the way to it")
+    parser.add_argument(
+        "--tried",
+        choices=TRIED,
+        help="what was tried on the way to deflect_chunked, or to deflect_sooner",
+    )
     parser.add_argument("--mooncake", metavar="FILE", help="its conversation trace")
     parser.add_argument("--first-seed", type=int, default=1, help="(default: %(default)s)")
     return parser

@@ -89,6 +89,7 @@ class Release:
 
 
 Step = PrepRecv | RemoteSend | StartGenerate | Commit | Release
+COMPUTING_STEPS = (RemoteSend, StartGenerate)
 
 
 @dataclass(frozen=True, slots=True)

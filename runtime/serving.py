@@ -136,7 +136,7 @@ def _worker(
         "--queue-groups": engine.queue_groups,
         "--batch": engine.batch,
         "--spread": engine.spread,
-        "--patience": engine.patience_s,
+        "--patience": f"{engine.patience_s:.9f}s",
         "--fill": engine.fill,
         "--max-model-len": engine.max_model_len,
         "--max-batch-tokens": engine.max_batch_tokens,

@@ -81,6 +81,8 @@ SHAPES = (
     Shape("Llama 3.1 70B on 4", "llama-3.1-70b", 4, 2),
     Shape("like OPT 13B", "opt-13b", 1, 2),
 )
+LOADED = SHAPES[1]
+LOADS = (0.7, 0.9, 1.0, 1.1)  # of what `fcfs` gets done of a crowd
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,8 +222,8 @@ def print_kernels() -> None:
 
 
 def chart(figures: Sequence[Figure]) -> None:
-    """Mean time to the whole answer by load, of the first shape."""
-    shape = SHAPES[0].name
+    """Mean time to the whole answer by load."""
+    shape = LOADED.name
     lines = []
     for style, arm in enumerate(each for each in ARMS if "no copies" not in each.name):
         points = [(f.rate, f.jct_mean_s) for f in figures if (f.shape, f.arm) == (shape, arm.name)]
@@ -245,8 +247,8 @@ def main() -> None:
         print(f"{name}: tokens/s over those of fcfs, {num} requests at once")
         for arm, estimate in by_arm.items():
             print(f"  {arm:<24} {spelled(estimate, 'x')}")
-    full = next(f.tokens_per_s for f in at_once) / NUM_OUTPUT
-    loads = [replace(crowds[0], rate=share * full) for share in (0.7, 0.9, 1.0, 1.1)]
+    full = next(f.tokens_per_s for f in at_once if f.shape == LOADED.name) / NUM_OUTPUT
+    loads = [Run(LOADED, ARMS[0], share * full, num, 1) for share in LOADS]
     runs = [replace(run, arm=arm) for arm in ARMS if "no copies" not in arm.name for run in loads]
     under_load = run_all(runs, processes)
     chart(under_load)

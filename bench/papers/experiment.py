@@ -6,6 +6,7 @@ Knows no paper: settings, published figures and what they mean are in the script
 
 import argparse
 import itertools
+import math
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -156,9 +157,28 @@ def mean_of(figures: Sequence[Figure], value: Value) -> Estimate:
     return Estimate.of([value(figure) for figure in figures])
 
 
-def times_lower(ours: Sequence[Figure], theirs: Sequence[Figure], value: Value) -> Estimate:
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """The geometric mean over seeds, and where it is with 95% certainty: ratios err by factors."""
+
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, ratios: Sequence[float]) -> "Ratio":
+        log = Estimate.of([math.log(ratio) for ratio in ratios])
+        bounds = log.mean, log.mean - log.margin, log.mean + log.margin
+        return cls(*map(math.exp, bounds))
+
+    def __str__(self) -> str:
+        mean, low, high = (f"{x:.{0 if x >= 10 else 1}f}" for x in (self.mean, self.low, self.high))
+        return mean if self.low == self.high else f"{mean} ({low} to {high})"
+
+
+def times_lower(ours: Sequence[Figure], theirs: Sequence[Figure], value: Value) -> Ratio:
     """How many times lower ours is, seed by seed: both had the same traffic."""
-    return Estimate.of([value(b) / value(a) for a, b in zip(ours, theirs, strict=True)])
+    return Ratio.of([value(b) / value(a) for a, b in zip(ours, theirs, strict=True)])
 
 
 def spelled(estimate: Estimate, unit: str = "", digits: int = 2) -> str:

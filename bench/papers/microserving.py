@@ -144,8 +144,7 @@ def compared(num: int, num_seeds: int, num_processes: int) -> tuple[list[Figure]
         for name in OURS
         for budget in BUDGETS
     ]
-    _print_means(each)
-    _print_verdicts(verdicts)
+    _print_rows(each, verdicts)
     return [figure for figures in each.values() for figure in figures], verdicts
 
 
@@ -160,23 +159,21 @@ def verdict(name: str, ours: Sequence[Figure], budget: Budget, theirs: Sequence[
     )
 
 
-def _print_means(each: Mapping[tuple[str, Budget], Sequence[Figure]]) -> None:
-    """Rows of docs/papers.md."""
+def _print_rows(
+    each: Mapping[tuple[str, Budget], Sequence[Figure]], verdicts: Sequence[Verdict]
+) -> None:
+    """Of docs/papers.md; the last columns say where ours stand beside data parallelism."""
     for (name, (tokens, chunk)), figures in each.items():
         ttft = spelled(mean_of(figures, lambda figure: 1e3 * figure.ttft_mean_s), " ms", 0)
         tpot = spelled(mean_of(figures, lambda figure: 1e3 * figure.tpot_mean_s), " ms", 1)
         p99 = spelled(mean_of(figures, lambda figure: figure.jct_p99_s), " s")
-        print(f"| `{name}`, {tokens}/{chunk} | {ttft} | {tpot} | {p99} |")
-
-
-def _print_verdicts(verdicts: Sequence[Verdict]) -> None:
-    for each in verdicts:
-        tokens, chunk = each.budget
-        print(
-            f"{each.strategy:<16} beside data parallelism of {tokens:4}/{chunk:<4}: p99 of the whole"
-            f" answer {spelled(each.jct_p99_less, '%', 0)} lower, at {spelled(each.ttft, '%', 0)} of"
-            " its time to first token"
-        )
+        beside = [
+            f"{spelled(found.jct_p99_less, '%', 0)} at {spelled(found.ttft, '%', 0)}"
+            for found in verdicts
+            if name == "data_parallel" and found.budget == (tokens, chunk)
+        ]
+        cells = [f"`{name}`, {tokens}/{chunk}", ttft, tpot, p99, *beside]
+        print(f"| {' | '.join(cells)} |")
 
 
 def main() -> None:

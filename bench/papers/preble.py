@@ -15,19 +15,18 @@ The paper reports mean latencies 1.5 to 14.5 times, and p99 2 to 10 times, below
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
-from mserve.runtime.simulator.comparison import Estimate
 from mserve.runtime.simulator.pools import WorkerOptions
 from mserve.runtime.traffic.charts import Axis, Line
 from mserve.runtime.traffic.workloads import PREBLE
 from papers.experiment import (
     Figure,
+    Ratio,
     Run,
     as_json,
     grouped,
     mean_of,
     parser_of,
     seeded,
-    spelled,
     times_lower,
     windows,
     write_chart,
@@ -37,6 +36,7 @@ from papers.experiment import (
 QUESTION = "how much lower latencies E2 has than other rules where prompts are shared"
 BASELINE = "round_robin"
 STRATEGIES = (BASELINE, "sglang_cache_aware", "preble", "preble_live")
+SHOWN = ("preble", "preble_live", "sglang_cache_aware")
 ON_A_TRACE = (BASELINE, "least_loaded", *STRATEGIES[1:])
 FIRST_SEED = 1
 ZIPF = 1.1
@@ -72,9 +72,9 @@ class Gain:
     workload: str
     rate: float
     strategy: str
-    mean: Estimate
-    p99: Estimate
-    ttft: Estimate
+    mean: Ratio
+    p99: Ratio
+    ttft: Ratio
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +139,13 @@ def published(workload: str, seeds: range, num_processes: int) -> dict[str, obje
         for rate in sweep.rates
         for strategy in STRATEGIES
     ]
-    each = grouped(runs, num_processes)
-    by_rate = _by_rate(sweep.rates, each)
+    return reported(workload, _by_rate(sweep.rates, grouped(runs, num_processes)))
+
+
+def reported(
+    workload: str, by_rate: Mapping[float, Mapping[str, Sequence[Figure]]]
+) -> dict[str, object]:
+    """Rows and a chart of a workload's figures by rate and strategy; what is kept of them."""
     found = [
         gain(workload, rate, by[strategy], by[BASELINE])
         for rate, by in by_rate.items()
@@ -149,7 +154,9 @@ def published(workload: str, seeds: range, num_processes: int) -> dict[str, obje
     chart(workload, by_rate)
     print_gains(found)
     return {
-        "figures": [figure for some in each for figure in as_json(some)],
+        "figures": [
+            each for by in by_rate.values() for some in by.values() for each in as_json(some)
+        ],
         "gains": as_json(found),
     }
 
@@ -164,12 +171,11 @@ def _by_rate(
 
 
 def print_gains(found: Sequence[Gain]) -> None:
-    """Rows of docs/papers.md."""
-    for each in found:
-        print(
-            f"| {each.workload} | {each.rate:g}/s | `{each.strategy}` | {spelled(each.mean)}"
-            f" | {spelled(each.p99)} | {spelled(each.ttft)} |"
-        )
+    """Rows of docs/papers.md: E2's mean and p99, and the means of the others."""
+    by = {(each.workload, each.rate, each.strategy): each for each in found}
+    for workload, rate in dict.fromkeys((each.workload, each.rate) for each in found):
+        e2, live, theirs = (by[workload, rate, name] for name in SHOWN)
+        print(f"| {workload}, {rate:g}/s | {e2.mean} | {e2.p99} | {live.mean} | {theirs.mean} |")
 
 
 def chart(workload: str, by_rate: Mapping[float, Mapping[str, Sequence[Figure]]]) -> None:
@@ -204,7 +210,7 @@ def explained(seeds: range, num_processes: int) -> dict[str, object]:
             found = gain(workload, rate, ours, theirs)
             rows.append({"workload": workload, "case": case.what, **_row_of(found, theirs, ours)})
             print(
-                f"| {workload} | {case.what} | {spelled(found.mean)} | {spelled(found.p99)}"
+                f"| {workload} | {case.what} | {found.mean} | {found.p99}"
                 f" | {mean_of(theirs, _cached).mean:.0%}, {mean_of(ours, _cached).mean:.0%} |"
             )
     return {"rows": rows}

@@ -22,15 +22,30 @@ def add_commands(commands: Commands) -> None:
 
 def _add_fmt(commands: Commands) -> None:
     parser = commands.add_parser("fmt", help="bring strategy files into their canonical form")
-    parser.add_argument("files", nargs="+", metavar="FILE", help="`-` formats stdin to stdout")
-    parser.add_argument("--check", action="store_true", help="only say which files would change")
-    parser.add_argument("--diff", action="store_true", help="only show what would change")
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE", help="to rewrite in place; `-` formats stdin to stdout"
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="only say which files would change; exit with 1 if any would",
+    )
+    parser.add_argument(
+        "--diff",
+        action="store_true",
+        help="only show what would change; exit with 1 if anything would",
+    )
     parser.set_defaults(run=_fmt)
 
 
 def _add_explain(commands: Commands) -> None:
     parser = commands.add_parser("explain", help="show what a rule of `mserve check` means")
-    parser.add_argument("rule", nargs="?", metavar="RULE", help="without one, all are listed")
+    parser.add_argument(
+        "rule",
+        nargs="?",
+        metavar="RULE",
+        help="as `mserve check` prints it; without one, all are listed",
+    )
     parser.set_defaults(run=_explain)
 
 

@@ -10,7 +10,9 @@ import json
 import re
 import secrets
 import sys
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,16 +32,29 @@ THIS_RUN = "this run"
 _BAR_WIDTH = 24
 
 
+@dataclass(frozen=True, slots=True)
+class EarlierRun:
+    """What a --json file has of one. `url` is of its server."""
+
+    outcomes: "list[Outcome]"
+    url: str
+
+
 def add_commands(commands: Commands) -> None:
     parser = commands.add_parser(
         "bench", help="send traffic to any OpenAI-compatible server and measure its answers"
     )
     parser.add_argument("url", metavar="URL", help="of the server, http://HOST:PORT")
-    parser.add_argument("--model", metavar="NAME", help="where the server has several")
+    parser.add_argument(
+        "--model", metavar="NAME", help="the one to ask, where the server has several"
+    )
     _add_sending(add_traffic(parser, DEFAULT_TRACE))
     _add_prompts(parser)
     parser.add_argument(
-        "--timeout", default="10min", metavar="TIME", help="of a request (default: %(default)s)"
+        "--timeout",
+        default="10min",
+        metavar="TIME",
+        help="give a request up after TIME (default: %(default)s)",
     )
     add_output(parser)
     parser.add_argument("--json", type=Path, metavar="OUT", help="write figures and every request")
@@ -65,17 +80,22 @@ def _add_sending(group: "argparse._ArgumentGroup") -> None:
         "--seed",
         type=int,
         metavar="N",
-        help="of arrivals and prompts (default: prompts new each time, so that none is cached)",
+        help="of arrivals and prompts (default: prompts new each time, so that none is cached; arrivals"
+        " as with 0). A trace with exact times has no chance in its arrivals",
     )
 
 
 def _add_prompts(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("prompts and answers")
     group.add_argument(
-        "--scale", type=float, default=1.0, metavar="F", help="multiplies all lengths"
+        "--scale",
+        type=float,
+        default=1.0,
+        metavar="F",
+        help="multiply all lengths (default: %(default)g)",
     )
     group.add_argument(
-        "--vocab", metavar="LOW..HIGH", help="token ids of prompts (default: found out)"
+        "--vocab", metavar="LOW..HIGH", help="token ids of prompts (default: the server is asked)"
     )
     group.add_argument(
         "--no-ignore-eos", action="store_true", help="let answers end where the model ends them"
@@ -189,14 +209,15 @@ def _report(
     arguments: argparse.Namespace,
     test: "LoadTest",
     notes: Sequence[str],
-    earlier: "Mapping[str, Sequence[Outcome]]",
+    earlier: Mapping[str, EarlierRun],
     goals: "Goals | None",
 ) -> None:
     from mserve.runtime.traffic.report import outcomes_json, run_json
 
     assert test.progress is not None, "A test that is over had begun."
     outcomes = sorted(test.progress.outcomes, key=lambda outcome: outcome.arrival_s)
-    runs = {THIS_RUN: outcomes, **earlier}
+    runs = {THIS_RUN: outcomes, **{name: each.outcomes for name, each in earlier.items()}}
+    notes = [*notes, *_warmed(arguments, outcomes, earlier)]
     about = {"url": arguments.url, "model": test.model, "trace": arguments.trace, "notes": notes}
     figures: dict[str, Any] = {**about, **run_json(outcomes, goals)}
     print(json.dumps(figures, indent=2) if arguments.format == "json" else _tables(runs, goals))
@@ -210,6 +231,19 @@ def _report(
         pages.write_measurement(arguments, test.model, runs, goals, notes)
 
 
+def _warmed(
+    arguments: argparse.Namespace,
+    outcomes: "Sequence[Outcome]",
+    earlier: Mapping[str, EarlierRun],
+) -> Iterator[str]:
+    """Which earlier runs of the same server left their prompts to this one."""
+    from mserve.runtime.traffic.warmth import warmed_words
+
+    for name, run in earlier.items():
+        if run.url == arguments.url:
+            yield from filter(None, [warmed_words(outcomes, run.outcomes, name)])
+
+
 def _tables(runs: "Mapping[str, Sequence[Outcome]]", goals: "Goals | None") -> str:
     """This run; and if there are others, all of them beside each other."""
     from mserve.runtime.traffic.report import compare_table, run_table
@@ -218,8 +252,8 @@ def _tables(runs: "Mapping[str, Sequence[Outcome]]", goals: "Goals | None") -> s
     return f"{table}\n\n{compare_table(runs, goals)}" if len(runs) > 1 else table
 
 
-def _earlier_runs(paths: Sequence[Path]) -> "dict[str, list[Outcome]]":
-    """What --json files hold, by their names. Raises ConfigError."""
+def _earlier_runs(paths: Sequence[Path]) -> dict[str, EarlierRun]:
+    """What --json files hold, each with a name of its own. Raises ConfigError."""
     import msgspec
 
     from mserve.runtime.errors import ConfigError
@@ -227,11 +261,21 @@ def _earlier_runs(paths: Sequence[Path]) -> "dict[str, list[Outcome]]":
 
     class Saved(msgspec.Struct):
         outcomes: list[Outcome]
+        url: str = ""
 
     found = {}
-    for path in paths:
+    for name, path in _named(paths).items():
         try:
-            found[path.stem] = msgspec.json.decode(path.read_bytes(), type=Saved).outcomes
+            saved = msgspec.json.decode(path.read_bytes(), type=Saved)
         except (OSError, msgspec.DecodeError) as error:
             raise ConfigError(f"--against {path} is no run that --json wrote: {error}.") from None
+        found[name] = EarlierRun(saved.outcomes, saved.url)
     return found
+
+
+def _named(paths: Sequence[Path]) -> dict[str, Path]:
+    """By the file's name without its suffix; by the whole path where that would name two runs. A path
+    that is given twice is one run."""
+    different = dict.fromkeys(paths)
+    num = Counter([THIS_RUN, *(path.stem for path in different)])
+    return {path.stem if num[path.stem] == 1 else str(path): path for path in different}

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from mserve.runtime.simulator.profile import Profile
 
 DEFAULT_OUTPUT = "mserve-profile.json"
+_ADVICE = (
+    "Something else took time while it was measured: calibrate again with nothing else on the machine and"
+    " no other requests, and with cores of its own for each worker, as workers that share them slow each"
+    " other. Until then believe what it simulates no further than that."
+)
 
 
 def add_commands(commands: Commands) -> None:
@@ -26,14 +31,14 @@ def add_commands(commands: Commands) -> None:
         description="Sends a short load to an idle cluster and writes what steps, requests and"
         " transfers take there: `mserve simulate FILE --profile OUT` simulates such workers.",
     )
-    parser.add_argument("url", metavar="URL", help="of a router")
+    parser.add_argument("url", metavar="URL", help="of an idle cluster's router")
     parser.add_argument(
         "-o",
         "--output",
         type=Path,
         default=Path(DEFAULT_OUTPUT),
         metavar="OUT",
-        help="(default: %(default)s)",
+        help="the profile to write (default: %(default)s)",
     )
     parser.set_defaults(run=_calibrate)
 
@@ -48,6 +53,8 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     print(_table(profile))
     for note in profile.notes:
         print(f"note: {note}", file=sys.stderr)
+    if profile.doubt:
+        print(f"mserve: warning: {profile.doubt}. {_ADVICE}", file=sys.stderr)
     print(f"{output} written: mserve simulate FILE --profile {output} ...", file=sys.stderr)
     return 0
 

@@ -28,32 +28,47 @@ ADMIN_TOKEN = "MSERVE_ADMIN_TOKEN"
 def add_commands(commands: Commands) -> None:
     parser = commands.add_parser("status", help="show a running cluster: workers, load, cache")
     parser.add_argument(
-        "url", nargs="?", default=DEFAULT_URL, metavar="URL", help="of a router (%(default)s)"
+        "url",
+        nargs="?",
+        default=DEFAULT_URL,
+        metavar="URL",
+        help="of a router (default: %(default)s)",
     )
-    parser.add_argument("--format", choices=("table", "json"), default="table")
-    parser.add_argument("--watch", action="store_true", help="again every second, until Ctrl-C")
+    parser.add_argument(
+        "--format", choices=("table", "json"), default="table", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--watch", action="store_true", help="show it again every second, until Ctrl-C"
+    )
     parser.set_defaults(run=_status)
     parser = commands.add_parser("why", help="show how one request was decided and carried out")
     parser.add_argument(
         "id",
         metavar="ID",
-        help="of the answer's x-mserve-plan or x-request-id header; its number, if it was simulated",
+        help="what the answer's header x-mserve-plan or x-request-id says; of a simulated request its"
+        " number in the traffic, from 0",
     )
     parser.add_argument(
         "url",
         nargs="?",
         default=DEFAULT_URL,
         metavar="URL|FILE",
-        help="of its router (%(default)s), or what `mserve simulate --plans` wrote",
+        help="of its router (default: %(default)s), or the file that `mserve simulate --plans` wrote",
     )
-    parser.add_argument("--format", choices=("text", "json"), default="text")
+    parser.add_argument(
+        "--format", choices=("text", "json"), default="text", help="(default: %(default)s)"
+    )
     parser.set_defaults(run=_why)
     parser = commands.add_parser(
         "drain", help="have a worker finish what it has, leave the cluster, and end"
     )
     parser.add_argument("worker", metavar="WORKER", help="its name, as mserve status shows it")
     parser.add_argument(
-        "url", nargs="?", default=DEFAULT_URL, metavar="URL", help="of a router (%(default)s)"
+        "url",
+        nargs="?",
+        default=DEFAULT_URL,
+        metavar="URL",
+        help="of a router (default: %(default)s)",
     )
     parser.set_defaults(run=_drain)
 

@@ -25,7 +25,7 @@ Completer: TypeAlias = Mapping[str, str | Mapping[str, str]]  # of shells, in th
 def add_commands(commands: Commands, parser: argparse.ArgumentParser) -> None:
     """`parser` is the whole command's, the one to complete for."""
     command = commands.add_parser("completion", help="print a script that completes in a shell")
-    command.add_argument("shell", choices=SHELLS)
+    command.add_argument("shell", choices=SHELLS, help="the shell that it is for")
     command.set_defaults(run=partial(_completion, parser))
 
 

@@ -11,9 +11,14 @@ def add_commands(commands: Commands) -> None:
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     new = actions.add_parser("new", help="the line for the file on stdout, the key on stderr")
     new.add_argument("name", metavar="NAME", help="of the key, and of its tenant")
-    new.add_argument("--tenant", help="whose cache and limit it shares (default: NAME)")
     new.add_argument(
-        "--max-requests", type=int, metavar="N", help="of the tenant, under way at once"
+        "--tenant", metavar="NAME", help="whose cache and limit it shares (default: NAME)"
+    )
+    new.add_argument(
+        "--max-requests",
+        type=int,
+        metavar="N",
+        help="most of the tenant that are under way at once (default: no limit of its own)",
     )
     new.set_defaults(run=_new)
 

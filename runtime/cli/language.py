@@ -33,19 +33,32 @@ def add_commands(commands: Commands) -> None:
 
 def _add_check(commands: Commands) -> None:
     parser = commands.add_parser("check", help="report every problem of strategy files")
-    parser.add_argument("files", nargs="+", metavar="FILE")
-    parser.add_argument("--format", choices=CHECK_FORMATS, default="full")
-    parser.add_argument("--warn-only", action="store_true", help="warnings alone exit with 0")
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE", help="a file, or the name of a shipped strategy"
+    )
+    parser.add_argument(
+        "--format",
+        choices=CHECK_FORMATS,
+        default="full",
+        help="of what is found; github and sarif are for CI systems (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--warn-only", action="store_true", help="exit with 0 where there are warnings alone"
+    )
     parser.add_argument("--fix", action="store_true", help="apply the safe fixes to the files")
     parser.add_argument(
-        "--against", metavar="URL", help="also: do they fit the cluster of this router?"
+        "--against",
+        metavar="URL",
+        help="also check that the cluster behind this router can serve them",
     )
     parser.set_defaults(run=_check)
 
 
 def _add_strategies(commands: Commands) -> None:
     parser = commands.add_parser("strategies", help="list the strategies that ship")
-    parser.add_argument("--format", choices=("text", "json"), default="text")
+    parser.add_argument(
+        "--format", choices=("text", "json"), default="text", help="(default: %(default)s)"
+    )
     parser.set_defaults(run=_strategies)
 
 
@@ -81,7 +94,7 @@ def _add_plan(commands: Commands) -> None:
         action="append",
         default=[],
         metavar="POOL=COUNT",
-        help="workers of a pool (else what its setting `workers` says, or one)",
+        help="workers of a pool; pools not named keep the strategy's count",
     )
     parser.add_argument(
         "--set",
@@ -91,10 +104,17 @@ def _add_plan(commands: Commands) -> None:
         help="change a param, within its range: tail=20%%",
     )
     parser.add_argument(
-        "--after", default="", metavar="PASS", help="what this pass of the compiler leaves"
+        "--after",
+        default="",
+        metavar="PASS",
+        help="show what this pass of the compiler leaves; a wrong name lists them",
     )
-    parser.add_argument("--format", choices=PLAN_FORMATS, default="text")
-    parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="write to a file")
+    parser.add_argument(
+        "--format", choices=PLAN_FORMATS, default="text", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="OUT", help="write to a file instead of stdout"
+    )
     parser.set_defaults(run=_plan)
 
 
@@ -112,7 +132,7 @@ def _add_test(commands: Commands) -> None:
         "--format",
         choices=("text", "json", "junit"),
         default="text",
-        help="junit is for CI systems",
+        help="junit is for CI systems (default: %(default)s)",
     )
     parser.set_defaults(run=_test)
 

@@ -14,10 +14,18 @@ if TYPE_CHECKING:
 
 def add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--slo", metavar="GOALS", help="what goodput counts, as ttft=500ms,tpot=50ms,jct=10s"
+        "--slo",
+        metavar="GOALS",
+        help="count requests that meet these goals as goodput: ttft=500ms,tpot=50ms,jct=10s, any of"
+        " them (time to first token, per output token, until the end)",
     )
-    parser.add_argument("--format", choices=("table", "json"), default="table")
-    parser.add_argument("--html", type=Path, metavar="OUT", help="write a report with charts")
+    parser.add_argument(
+        "--format",
+        choices=("table", "json"),
+        default="table",
+        help="form of what is printed (default: %(default)s)",
+    )
+    parser.add_argument("--html", type=Path, metavar="OUT", help="write a page with charts")
 
 
 def goals_of(arguments: argparse.Namespace) -> "Goals | None":
@@ -25,6 +33,16 @@ def goals_of(arguments: argparse.Namespace) -> "Goals | None":
     from mserve.runtime.traffic.objectives import goals
 
     return None if arguments.slo is None else goals(arguments.slo)
+
+
+def seeds_of(arguments: argparse.Namespace) -> range:
+    """As many as --seeds says, from --seed on where a command has it. Raises ConfigError."""
+    from mserve.runtime.errors import ConfigError
+
+    if arguments.seeds < 1:
+        raise ConfigError(f"--seeds must be at least 1, not {arguments.seeds}.")
+    first: int = getattr(arguments, "seed", 0)
+    return range(first, first + arguments.seeds)
 
 
 def check_writable(path: Path) -> None:

@@ -10,7 +10,9 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from mserve.runtime.cli.output import goals_of, write_text
+from mserve.runtime.cli.cases import Case, Column, summaries, swept_runs
+from mserve.runtime.cli.output import goals_of, seeds_of, write_text
+from mserve.runtime.cli.sweeps import Sweep
 
 if TYPE_CHECKING:
     from mserve.runtime.simulator.lanes import LaneRecorder
@@ -23,81 +25,138 @@ _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]*@")
 
 
 def write_simulation(
-    arguments: argparse.Namespace, strategy: str, result: "Result", recorder: "LaneRecorder"
+    arguments: argparse.Namespace, case: Case, result: "Result", recorder: "LaneRecorder"
 ) -> None:
     """Raises ConfigError, as all of these."""
     from mserve.runtime.traffic.page import About, write_page
 
+    name = case.name
     about = About(
-        settings=_simulated(arguments, str(arguments.seed)),
+        settings=_simulated(arguments, [case], str(arguments.seed)),
         command=_command(arguments),
-        facts={strategy: [*_facts(result), *_outliers(result), ("digest", result.digest)]},
+        facts={name: [*_facts(result), *_outliers(result), ("digest", result.digest)]},
         events=_events([result]),
-        lanes={strategy: recorder.lanes(result)},
+        lanes={name: recorder.lanes(result)},
     )
-    page = write_page(
-        f"{strategy}, simulated", {strategy: result.outcomes}, goals_of(arguments), about
-    )
+    page = write_page(f"{name}, simulated", {name: result.outcomes}, goals_of(arguments), about)
     write_text(arguments.html, page)
 
 
-def write_sweep(
-    arguments: argparse.Namespace, strategy: str, param: str, results: "Mapping[str, Result]"
-) -> None:
-    """`results` by how the param's values are spelled, in their order."""
+def write_sweep(arguments: argparse.Namespace, column: Column, sweep: Sweep) -> None:
+    """Of one strategy."""
+    from mserve.runtime.simulator.comparison import compared_over_seeds
     from mserve.runtime.traffic.curves import Swept
     from mserve.runtime.traffic.page import About, write_page
 
-    named = {f"{param}={value}": result for value, result in results.items()}
-    values = list(results)
+    goals, case = goals_of(arguments), column.case
+    named = dict(zip([point.name for point in sweep.points], column.results, strict=True))
+    firsts = {name: results[0] for name, results in named.items()}
     about = About(
-        settings=_simulated(arguments, str(arguments.seed)),
+        notes=[*_on_seeds(arguments.seeds), *_taken([column], sweep, arguments)],
+        settings=_simulated(arguments, [case], _seeds(arguments)),
         command=_command(arguments),
-        facts={name: list(_facts(result)) for name, result in named.items()},
-        events=_events(results.values()),
-        swept=Swept(param, values),
+        facts={name: list(_facts(result)) for name, result in firsts.items()},
+        further=_further(named),
+        figures=compared_over_seeds(
+            {name: summaries(results, goals) for name, results in named.items()}, goals
+        ),
+        events=_events(firsts.values()),
+        swept=Swept(sweep.param, sweep.texts),
     )
-    outcomes = {name: result.outcomes for name, result in named.items()}
-    title = f"{strategy} with {param} from {values[0]} to {values[-1]}, simulated"
-    write_text(arguments.html, write_page(title, outcomes, goals_of(arguments), about))
+    outcomes = {name: result.outcomes for name, result in firsts.items()}
+    title = f"{case.name} {_over(sweep)}, simulated"
+    write_text(arguments.html, write_page(title, outcomes, goals, about))
 
 
 def write_comparison(
     arguments: argparse.Namespace,
-    runs: "Mapping[str, Sequence[Result]]",
-    recorders: "Mapping[str, LaneRecorder]",
+    columns: Sequence[Column],
+    sweep: Sweep,
+    split_lines: Sequence[str] = (),
 ) -> None:
-    """Of every strategy, a result for each seed, and what the first one's workers did."""
+    """With what splits of workers came to, if some were tried."""
+    write = _write_swept if arguments.sweep else _write_side_by_side
+    write(arguments, columns, sweep, split_lines)
+
+
+def _write_side_by_side(
+    arguments: argparse.Namespace,
+    columns: Sequence[Column],
+    _: Sweep,
+    split_lines: Sequence[str],
+) -> None:
     from mserve.runtime.simulator.comparison import compared_over_seeds
     from mserve.runtime.simulator.lanes import lanes_of_each
-    from mserve.runtime.traffic.outcomes import summarize
     from mserve.runtime.traffic.page import About, write_page
     from mserve.runtime.traffic.verdicts import enumerated
 
     goals = goals_of(arguments)
-    num_seeds = arguments.seeds
-    summaries = {
-        name: [summarize(result.outcomes, goals) for result in each] for name, each in runs.items()
-    }
+    runs = {each.case.name: each.results[0] for each in columns}
     about = About(
-        notes=_on_seeds(num_seeds),
-        settings=_simulated(arguments, "0" if num_seeds == 1 else f"0 to {num_seeds - 1}"),
+        notes=[*_on_seeds(arguments.seeds), *split_lines],
+        settings=_simulated(arguments, [each.case for each in columns], _seeds(arguments)),
         command=_command(arguments),
         facts={name: list(_facts(each[0])) for name, each in runs.items()},
-        further={
-            name: [outcome for result in each[1:] for outcome in result.outcomes]
-            for name, each in runs.items()
-        },
-        figures=compared_over_seeds(summaries, goals),
+        further=_further(runs),
+        figures=compared_over_seeds(
+            {name: summaries(each, goals) for name, each in runs.items()}, goals
+        ),
         events=_events(each[0] for each in runs.values()),
         lanes={
-            name: recorders[name].lanes(each[0], lanes_of_each(len(runs)))
-            for name, each in runs.items()
+            each.case.name: each.recorder.lanes(each.results[0][0], lanes_of_each(len(runs)))
+            for each in columns
+            if each.recorder is not None
         },
     )
     title = f"{enumerated(list(runs))}, simulated"
     first = {name: each[0].outcomes for name, each in runs.items()}
     write_text(arguments.html, write_page(title, first, goals, about))
+
+
+def _write_swept(
+    arguments: argparse.Namespace,
+    columns: Sequence[Column],
+    sweep: Sweep,
+    split_lines: Sequence[str],
+) -> None:
+    from mserve.runtime.simulator.sweeps import KEPT
+    from mserve.runtime.traffic.page import About
+    from mserve.runtime.traffic.sweep_page import write_sweep_page
+    from mserve.runtime.traffic.verdicts import enumerated
+
+    names = [each.case.name for each in columns]
+    about = About(
+        notes=[*_on_seeds(arguments.seeds), *split_lines],
+        settings=_simulated(arguments, [each.case for each in columns], _seeds(arguments)),
+        command=_command(arguments),
+    )
+    over = swept_runs(columns, sweep, goals_of(arguments))
+    title = f"{enumerated(names)} {_over(sweep)}, simulated"
+    answer = _taken(columns, sweep, arguments)
+    page = write_sweep_page(title, over.names, over.swept(), over.figures(), answer, about, KEPT)
+    write_text(arguments.html, page)
+
+
+def _further(runs: "Mapping[str, Sequence[Result]]") -> "dict[str, list[Outcome]]":
+    """What became of the requests of all seeds but the first."""
+    return {
+        name: [outcome for result in each[1:] for outcome in result.outcomes]
+        for name, each in runs.items()
+    }
+
+
+def _over(sweep: Sweep) -> str:
+    return f"with {sweep.param} from {sweep.texts[0]} to {sweep.texts[-1]}"
+
+
+def _taken(columns: Sequence[Column], sweep: Sweep, arguments: argparse.Namespace) -> list[str]:
+    """How much load each strategy takes, where the rate is swept and there are goals."""
+    from mserve.runtime.simulator.sweeps import taken_head, taken_rows
+
+    over = swept_runs(columns, sweep, goals_of(arguments))
+    rows = taken_rows(over) if sweep.is_of_rate else []
+    words = "; ".join(f"{name}: {taken}" for name, taken in rows)
+    return [f"{taken_head(over).capitalize()}. {words}."] if rows else []
 
 
 def write_measurement(
@@ -146,9 +205,15 @@ def _traffic(arguments: argparse.Namespace) -> dict[str, str]:
     return {"traffic": "; ".join(words)}
 
 
-def _simulated(arguments: argparse.Namespace, seed: str) -> dict[str, str]:
-    """Cluster, traffic and seed. Workers are counted in each run's facts."""
-    settings = _traffic(arguments)
+def _seeds(arguments: argparse.Namespace) -> str:
+    """`0`, `0 to 2`."""
+    seeds = seeds_of(arguments)
+    return str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+
+
+def _simulated(arguments: argparse.Namespace, cases: Sequence[Case], seed: str) -> dict[str, str]:
+    """Cluster, traffic and seed."""
+    settings = {**_traffic(arguments), "cluster": _cluster(cases)}
     if arguments.profile is not None:
         settings["workers"] = f"as measured in {arguments.profile}"
     else:
@@ -160,6 +225,14 @@ def _simulated(arguments: argparse.Namespace, seed: str) -> dict[str, str]:
         if given:
             settings[name] = ", ".join(given)
     return {**settings, "seed" if seed.isdecimal() else "seeds": seed}
+
+
+def _cluster(cases: Sequence[Case]) -> str:
+    """`5+3 workers, 8 GPUs (prefill+decode)`; of several strategies, each one's."""
+    if len(cases) > 1:
+        return "; ".join(f"{each.name}: {each.size}" for each in cases)
+    (case,) = cases
+    return f"{case.size} ({'+'.join(case.size.workers)})"
 
 
 def _on_seeds(num_seeds: int) -> list[str]:

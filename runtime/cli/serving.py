@@ -35,7 +35,7 @@ def add_commands(commands: Commands) -> None:
 
 def _add_serve(commands: Commands) -> None:
     parser = commands.add_parser("serve", help="serve a model: Redis, workers and router")
-    parser.add_argument("file", metavar="FILE")
+    parser.add_argument("file", metavar="FILE", help="a file, or the name of a shipped strategy")
     add_front(parser)
     add_cluster(parser, "Redis to use, redis://HOST:PORT/DB (default: one is started)")
     parser.add_argument(
@@ -43,16 +43,21 @@ def _add_serve(commands: Commands) -> None:
         action="append",
         default=[],
         metavar="POOL=COUNT",
-        help="start COUNT workers in POOL instead of what the strategy says",
+        help="start COUNT workers in POOL; pools not named keep the strategy's count",
     )
     add_engine(parser)
-    parser.add_argument("--log-dir", type=Path, help="keep each worker's whole log in this folder")
+    parser.add_argument(
+        "--log-dir",
+        type=Path,
+        metavar="DIR",
+        help="keep each worker's whole log in this folder (default: only the end of a dead one's is shown)",
+    )
     parser.set_defaults(run=_serve)
 
 
 def _add_router(commands: Commands) -> None:
     parser = commands.add_parser("router", help="only the router, over workers that run elsewhere")
-    parser.add_argument("file", metavar="FILE")
+    parser.add_argument("file", metavar="FILE", help="a file, or the name of a shipped strategy")
     add_front(parser)
     add_cluster(parser, "Redis of the cluster, redis://HOST:PORT/DB", required=True)
     parser.add_argument(
@@ -64,12 +69,16 @@ def _add_router(commands: Commands) -> None:
 def _add_worker(commands: Commands) -> None:
     parser = commands.add_parser("worker", help="only one worker, for a router that runs elsewhere")
     parser.add_argument("--pool", required=True, help="the strategy's pool that it joins")
-    parser.add_argument("--name", help="unique in the cluster (default: POOL-0)")
+    parser.add_argument("--name", metavar="NAME", help="unique in the cluster (default: POOL-0)")
     parser.add_argument(
-        "--model", metavar="DIR", help="Hugging Face folder (default: the small one)"
+        "--model", metavar="DIR", help="Hugging Face folder (default: the small one that ships)"
     )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--port", type=int, default=0, help="0 takes a free one (default: %(default)s)"
+    )
     parser.add_argument(
         "--advertise", metavar="HOST", help="address that routers use (default: --host)"
     )
@@ -95,7 +104,13 @@ def _add_worker(commands: Commands) -> None:
 
 def _add_demo(commands: Commands) -> None:
     parser = commands.add_parser("demo", help="serve one long prompt and show the plan's timeline")
-    parser.add_argument("file", nargs="?", default="balanced", metavar="FILE")
+    parser.add_argument(
+        "file",
+        nargs="?",
+        default="balanced",
+        metavar="FILE",
+        help="a file, or the name of a shipped strategy (default: %(default)s)",
+    )
     parser.set_defaults(run=_demo)
 
 

@@ -80,6 +80,7 @@ def _secret(file: Path) -> str:
 
 def engine_options(arguments: argparse.Namespace) -> "EngineOptions":
     from mserve.runtime.config import EngineOptions, byte_size
+    from mserve.runtime.traffic.objectives import seconds
 
     kv_memory: str | None = arguments.kv_memory
     return EngineOptions(
@@ -97,7 +98,7 @@ def engine_options(arguments: argparse.Namespace) -> "EngineOptions":
         queue_groups=arguments.queue_groups,
         batch=arguments.batch,
         spread=arguments.spread,
-        patience_s=arguments.patience,
+        patience_s=seconds(arguments.patience, "--patience", may_be_0=True),
         fill=arguments.fill,
         max_model_len=arguments.max_model_len,
         max_batch_tokens=arguments.max_batch_tokens,

@@ -6,6 +6,7 @@ Knows no generator and no trace format: runtime/traffic/spec.py has them.
 
 import argparse
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,12 +31,18 @@ def add_traffic(
         default=default,
         required=default is None,
         metavar="SPEC",
-        help=f"a file, or a generator with its settings ({example})",
+        help=f"a file, or a generator with its settings ({example}; docs/benchmarking.md)",
     )
-    group.add_argument("--rate", type=float, metavar="R", help="requests per second on average")
-    group.add_argument("--speed", type=float, metavar="S", help="2 makes times half as long")
-    group.add_argument("--limit", type=int, metavar="N", help="of all, the first N requests")
-    group.add_argument("--duration", metavar="TIME", help="of those, the ones before TIME")
+    group.add_argument(
+        "--rate", type=float, metavar="R", help="change times to R requests per second on average"
+    )
+    group.add_argument(
+        "--speed", type=float, metavar="S", help="S times as fast: 2 halves all times"
+    )
+    group.add_argument("--limit", type=int, metavar="N", help="only the first N requests")
+    group.add_argument(
+        "--duration", metavar="TIME", help="only requests before TIME, as 60s or 5min"
+    )
     return group
 
 
@@ -55,6 +62,17 @@ def traffic_options(arguments: argparse.Namespace) -> "TrafficOptions":
         limit=arguments.limit,
         duration_s=seconds(arguments.duration, "--duration") if arguments.duration else None,
     )
+
+
+def check_numbers(arguments: argparse.Namespace, numbers: Sequence[int]) -> None:
+    """Of requests in the traffic, as far as it is known how many there will be. Raises ConfigError."""
+    from mserve.runtime.errors import ConfigError
+
+    most = traffic_options(arguments).most_requests
+    for number in numbers:
+        if most is not None and number >= most:
+            has = f"{most:,}, numbered 0 to {most - 1}" if most > 1 else "one, number 0"
+            raise ConfigError(f"There is no request {number}: this traffic has {has}.")
 
 
 def check_above_0(arguments: argparse.Namespace, *flags: str) -> None:

@@ -20,9 +20,15 @@ def add_commands(commands: Commands) -> None:
     parser.add_argument(
         "files", nargs="+", metavar="FILE", help="a file, or the name of a shipped strategy"
     )
-    parser.add_argument("--faults", type=int, choices=(0, 1, 2), help="faults in one run (2)")
-    parser.add_argument("--states", type=int, metavar="N", help="states to visit per shape")
-    parser.add_argument("--format", choices=("text", "json"), default="text")
+    parser.add_argument(
+        "--faults", type=int, choices=(0, 1, 2), help="most faults in one run (default: 2)"
+    )
+    parser.add_argument(
+        "--states", type=int, metavar="N", help="give up on a shape after N states (default: 28000)"
+    )
+    parser.add_argument(
+        "--format", choices=("text", "json"), default="text", help="(default: %(default)s)"
+    )
     parser.set_defaults(run=_verify)
 
 

@@ -45,24 +45,24 @@ class Window:
 class Ladder(Generic[T]):
     """Sequences that could be in a batch, by length, the shortest first.
 
-    `ages` are 0 for those in the batch that runs, and for the others up to 1, for one that is about
-    to be overdue.
+    What it is worth to take one: 0 for those in the batch that runs, and for the others up to 1, if it
+    is about to be overdue; less 1 if its KV would have to be moved.
     """
 
     def __init__(
-        self, lengths: Mapping[T, int], ages: Mapping[T, float], survivors: Container[T]
+        self, lengths: Mapping[T, int], worths: Mapping[T, float], survivors: Container[T]
     ) -> None:
         self.items = sorted(lengths, key=lengths.__getitem__)
         self._lengths = [lengths[item] for item in self.items]
         self._positions = [0, *accumulate(self._lengths)]
-        self._ages = [0.0, *accumulate(ages[item] for item in self.items)]
+        self._worths = [0.0, *accumulate(worths[item] for item in self.items)]
         self._survivors = [0, *accumulate(item in survivors for item in self.items)]
 
     def best(self, room: Room, spread: float, anchor: int | None) -> Window:
-        """The window of the highest score: how full it is, plus how old on average, minus the share of
-        survivors that it leaves out. With an anchor, a length that is in the batch anyway, it has all
-        within the spread below that, and of those above what scores best; if there are none of either,
-        the next shorter ones."""
+        """The window of the highest score: how full it is, plus the mean of what it is worth to take
+        these, minus the share of survivors that it leaves out. With an anchor, a length that is in the
+        batch anyway, it has those within the spread below that, and of those above what scores best;
+        if there are none of either, the next shorter ones."""
         ends = range(1, len(self.items) + 1)
         if anchor is not None:
             first, last = (bisect_right(self._lengths, top) for top in (anchor, anchor * spread))
@@ -87,10 +87,10 @@ class Ladder(Generic[T]):
             return -1.0
         num_positions = self._positions[window.end] - self._positions[window.begin]
         fill = max(size / room.sequences, num_positions / room.positions)
-        age = (self._ages[window.end] - self._ages[window.begin]) / size
+        worth = (self._worths[window.end] - self._worths[window.begin]) / size
         num_stay = self._survivors[window.end] - self._survivors[window.begin]
         left_out = 1 - num_stay / self._survivors[-1] if self._survivors[-1] else 0.0
-        return fill + age - left_out
+        return fill + worth - left_out
 
 
 class AlignedPolicy(Generic[T]):
@@ -98,16 +98,17 @@ class AlignedPolicy(Generic[T]):
     until someone is overdue: has been passed over for `patience_s`. Then it is formed anew, of
 
     1. the one overdue for longest; and, the longest waiting first, all who have been passed over for
-       `LAST_PATIENCE` times that: plain order, if there are many of them
+       `LAST_PATIENCE` times as long: plain order, if there are many of them
     2. the best window of similar lengths (`Ladder.best`); beside those it begins at the longest's
        length, whose time is paid for
-    3. shorter ones in what room is left, of those in the batch before first: they cost their own bytes
+    3. shorter ones in what room is left, those first that were in the batch: they cost their own bytes
        and nothing else. Below `LEAST_FILL` of the room also the next longer ones
 
-    While anyone is overdue, it is formed anew `patience_s` after it was formed last, at the end of the
-    step that runs then. So one passed over from t on is in the batch by `t + LAST_PATIENCE * patience_s
-    + m * (patience_s + T)`, T the longest step: m - 1 batches take the k others that have waited as
-    long or longer, k of them at most, and floor(k / sequences) where the positions of any so many fit.
+    While anyone is overdue, it is formed anew P after it was formed last, at the end of the step that
+    runs then; P is `patience_s` and what `stay` added. So one passed over from t on is in the batch by
+    `t + LAST_PATIENCE * P + m * (P + T)` for the greatest P and the longest step T: m - 1 batches take
+    the k others that have waited as long or longer, k of them at most, and floor(k / sequences) where
+    the positions of any so many fit.
     """
 
     def __init__(self, alignment: Alignment) -> None:
@@ -115,18 +116,27 @@ class AlignedPolicy(Generic[T]):
         self._members: dict[T, None] = {}
         self._since: dict[T, float] = {}  # of those passed over, the longest waiting first
         self._formed_s = -inf
+        self._stay_s = alignment.patience_s  # of the batch formed last, if someone is overdue
         self.until = inf  # when to choose again, if nobody comes or goes before
 
     def __contains__(self, item: T) -> bool:
         return item in self._members
 
-    def choose(self, lengths: Mapping[T, int], room: Room, now: float) -> Container[T]:
-        """Who is in the batch, of those ready, by the lengths of their contexts."""
+    def choose(
+        self, lengths: Mapping[T, int], room: Room, now: float, far: Container[T] = ()
+    ) -> Container[T]:
+        """Who is in the batch, of those ready, by the lengths of their contexts. KV of those who are
+        `far` would have to be moved first."""
         has_changed, is_due = self._note(lengths, now), now >= self.until
         if is_due or (has_changed and self._since and self._is_low(lengths, room)):
-            self._form(lengths, room, now)
+            self._form(lengths, room, now, far)
         self.until = self._next_due()
         return self._members.keys()
+
+    def stay(self, longer_s: float) -> None:
+        """To form the batch has cost something: it is formed anew later by so much, if it is full."""
+        self._stay_s += longer_s
+        self.until = self._next_due()
 
     def forget(self) -> None:
         """There is room for all who are ready: nobody is passed over."""
@@ -152,29 +162,29 @@ class AlignedPolicy(Generic[T]):
     def _next_due(self) -> float:
         if not self._since:
             return inf
-        patience_s = self._alignment.patience_s
-        return max(next(iter(self._since.values())), self._formed_s) + patience_s
+        first_due_s = next(iter(self._since.values())) + self._alignment.patience_s
+        return max(first_due_s, self._formed_s + self._stay_s)
 
     def _is_low(self, lengths: Mapping[T, int], room: Room) -> bool:
         num_positions = sum(lengths[item] for item in self._members)
         fill = max(len(self._members) / room.sequences, num_positions / room.positions)
         return fill < self._alignment.fill
 
-    def _form(self, lengths: Mapping[T, int], room: Room, now: float) -> None:
+    def _form(self, lengths: Mapping[T, int], room: Room, now: float, far: Container[T]) -> None:
         draft = _Draft(lengths, room)
         draft.take_first(self._overdue(now))
         anchor = max((lengths[item] for item in draft.chosen), default=None)
         others = {item: length for item, length in lengths.items() if item not in draft.chosen}
-        ages = {item: self._age(item, now) for item in others}
-        ladder = Ladder(others, ages, self._members)
+        worths = {item: self._age(item, now) - (item in far) for item in others}
+        ladder = Ladder(others, worths, self._members)
         window = ladder.best(draft.room, self._alignment.spread, anchor)
         draft.take(ladder.items[window.begin : window.end])
         shorter = ladder.items[: window.begin][::-1]
-        draft.take(sorted(shorter, key=lambda item: self._since.get(item, -inf)))
+        draft.take(sorted(shorter, key=lambda item: (item in far, self._since.get(item, -inf))))
         if len(draft.chosen) < LEAST_FILL * room.sequences:
             draft.take(ladder.items[window.end :])
         self._become(draft, now)
-        self._formed_s = now
+        self._formed_s, self._stay_s = now, self._alignment.patience_s
 
     def _overdue(self, now: float) -> Iterator[T]:
         """The one who is so for longest, and whoever is at the end of all patience."""
@@ -182,7 +192,7 @@ class AlignedPolicy(Generic[T]):
         for item, at_s in self._since.items():
             if at_s + limit_s > now:
                 return
-            limit_s = LAST_PATIENCE * self._alignment.patience_s
+            limit_s = LAST_PATIENCE * self._stay_s
             yield item
 
     def _age(self, item: T, now: float) -> float:

@@ -25,24 +25,30 @@ class AlignedScheduler(Scheduler):
     def __init__(self, config: EngineConfig, cache: KvCache) -> None:
         super().__init__(config, cache)
         self._standby = Standby(config, cache)
+        self._receiving: dict[Sequence, None] = {}  # have pages, and others fill them
         self._is_ahead = False  # the step before may still write pages: nobody is parked
         self._must_park = False  # that is what the next step needs
         self._has_parked = False  # since `choose`: another step may see another choice
 
     def place(self, sequence: Sequence) -> None:
-        if not self.is_parked(sequence):
-            super().place(sequence)
+        if self.is_parked(sequence):
+            return
+        super().place(sequence)
+        if sequence.is_stalled and sequence.may_generate:
+            self._receiving[sequence] = None
 
     def remove(self, sequence: Sequence) -> None:
         super().remove(sequence)
         self._standby.remove(sequence)
+        self._receiving.pop(sequence, None)
 
     def is_parked(self, sequence: Sequence) -> bool:
         return sequence in self._standby
 
     def choose(self, now: float, *, is_ahead: bool) -> None:
         self._is_ahead, self._must_park, self._has_parked = is_ahead, False, False
-        queues = (self._decoding, self._prefilling, self._waiting, self._waiting_to_receive)
+        running = (self._decoding, self._prefilling, self._receiving)
+        queues = (*running, self._waiting, self._waiting_to_receive)
         num_under_way = len(self._standby) + sum(len(queue) for queue in queues)
         self._standby.weigh(chain(self._standby, *queues), num_under_way)
         if not self._standby.aligns:
@@ -123,6 +129,7 @@ class AlignedScheduler(Scheduler):
                 if not self._park():
                     return back
             self._begin(sequence)
+            self._standby.has_moved(len(sequence.pages))
             back.append(sequence)
         return back
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 MIN_GAIN = 0.10
 """Predicted to save less of the time than this, batches are formed as ever."""
+STAY = 30
+"""So many times as long as KV was moved for it a batch stays together."""
 
 _SHORT, _LONG, _BATCH = 64, 1024, 8
 
@@ -63,19 +65,25 @@ class Room:
     positions: int
 
 
-def predicted_gain(lengths: Sequence[int], room: Room, cost: DecodeCost, stay_s: float) -> float:
+def predicted_gain(
+    lengths: Sequence[int], room: Room, cost: DecodeCost, stay_s: float, num_tokens: float
+) -> float:
     """The share of time that is saved when everyone of these gets one token in batches of similar
     length instead of in order; negative where that takes longer.
 
-    If not all fit on the device, each of them comes and goes once in a round of stays of `stay_s`.
+    Who does not find room in half of the device, as newcomers need the other, goes to the host and
+    comes back: once for the `num_tokens` that each still generates, and with the batch for each stay,
+    which lasts for `stay_s` and for `STAY` times as long as that takes.
     """
     plain = _Round.of(lengths, room, cost)
     aligned = _Round.of(sorted(lengths, reverse=True), room, cost)
     if plain.total_s <= 0:
         return 0.0
-    stay_steps = max(1.0, stay_s * aligned.num_batches / aligned.total_s)
-    num_moved = 2 * sum(lengths) if sum(lengths) > room.positions else 0
-    return 1.0 - (aligned.total_s + num_moved * cost.move_s / stay_steps) / plain.total_s
+    moved_s = 2 * cost.move_s * max(0.0, sum(lengths) - room.positions / 2)
+    batch_s = moved_s / aligned.num_batches
+    switching = batch_s / max(stay_s, STAY * batch_s) if batch_s else 0.0
+    total_s = aligned.total_s * (1 + switching) + moved_s / max(1.0, num_tokens)
+    return 1.0 - total_s / plain.total_s
 
 
 @dataclass(frozen=True, slots=True)

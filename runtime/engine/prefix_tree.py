@@ -69,7 +69,7 @@ class PrefixTree:
     def nearest(self, parent: Node, tokens: bytes) -> tuple[Node | None, int]:
         """The block after `parent` that begins like `tokens` for longest, and for how many."""
         children = parent.children
-        place = bisect_left(children, tokens, key=_tokens)
+        place = _place(children, tokens)
         nearest, longest = None, 0
         for node in children[max(0, place - 1) : place + 1]:
             length = num_common_tokens(node.tokens, tokens)
@@ -83,7 +83,7 @@ class PrefixTree:
         if parent.parent is None:
             self._roots[parent.tokens] = parent
         node = self._nodes[key] = Node(key, parent, tokens)
-        parent.children.insert(bisect_left(parent.children, tokens, key=_tokens), node)
+        parent.children.insert(_place(parent.children, tokens), node)
         self._note(key, stored=True)
         return node
 
@@ -93,7 +93,7 @@ class PrefixTree:
         assert parent is not None, "a root is dropped"
         assert not node.children, "a block is dropped that others follow"
         del self._nodes[node.key]
-        del parent.children[bisect_left(parent.children, node.tokens, key=_tokens)]
+        del parent.children[_place(parent.children, node.tokens)]
         if parent.parent is None and not parent.children:
             del self._roots[parent.tokens]
         self._note(node.key, stored=False)
@@ -137,6 +137,11 @@ class PrefixTree:
         num_children += sum(len(root.children) for root in self._roots.values())
         assert all(root.children for root in self._roots.values()), "an empty root is kept"
         assert num_children == len(self._nodes), "a dropped node is still a child"
+
+
+def _place(siblings: list[Node], tokens: bytes) -> int:
+    """Where a block of these tokens stands among them, or would stand."""
+    return bisect_left(siblings, tokens, key=_tokens) if siblings else 0
 
 
 def num_common_tokens(a: bytes, b: bytes) -> int:

@@ -12,7 +12,7 @@ from math import inf
 
 from mserve.runtime.engine.aligned import AlignedPolicy
 from mserve.runtime.engine.config import EngineConfig
-from mserve.runtime.engine.decode_cost import MIN_GAIN, Room, predicted_gain
+from mserve.runtime.engine.decode_cost import MIN_GAIN, STAY, Room, predicted_gain
 from mserve.runtime.engine.kv_cache import KvCache
 from mserve.runtime.engine.sequence import Sequence
 
@@ -60,9 +60,11 @@ class Standby:
         if self._num_changes < max(1, WEIGHED_CHANGE * num_under_way):
             return
         self._num_changes = 0
-        lengths = list(self._held(islice(under_way, POOL_BATCHES * self._batch_size)))
+        held = list(self._held(islice(under_way, POOL_BATCHES * self._batch_size)))
+        lengths = [self._need(sequence) for sequence in held]
+        num_tokens = _tokens_left(held)
         room, cost = self._room(self._config.num_pages), self._config.decode_cost
-        gain = predicted_gain(lengths, room, cost, self._alignment.patience_s)
+        gain = predicted_gain(lengths, room, cost, self._alignment.patience_s, num_tokens)
         self.aligns = gain >= MIN_GAIN
 
     def choose(self, resident: Iterable[Sequence], now: float) -> None:
@@ -75,7 +77,8 @@ class Standby:
             return
         num_pages = self._cache.num_available + sum(len(s.pages) for s in lengths)
         lengths |= {sequence: self._need(sequence) for sequence in self._parked}
-        self._policy.choose(lengths, self._room(min(num_pages, self._config.num_pages)), now)
+        room = self._room(min(num_pages, self._config.num_pages))
+        self._policy.choose(lengths, room, now, self._parked)
 
     @property
     def num_ahead(self) -> int:
@@ -101,6 +104,11 @@ class Standby:
         keeps = self._config.prefix_cache
         return keeps and num_pages <= PARKED_SHARE * self._config.host_pages
 
+    def has_moved(self, num_pages: int) -> None:
+        """So many pages of members come from the host, for which as many had to go there."""
+        num_positions = 2 * num_pages * self._cache.page_size
+        self._policy.stay(STAY * num_positions * self._config.decode_cost.move_s)
+
     def victims(self, decoding: Iterable[Sequence]) -> Iterator[Sequence]:
         """Who can be parked, those first who came to wait last."""
         if self._is_crowded:
@@ -118,8 +126,8 @@ class Standby:
         """It has pages again, or has ended."""
         self._parked.pop(sequence, None)
 
-    def _held(self, under_way: Iterable[Sequence]) -> Iterator[int]:
-        """The needs of those whose KV device and host have room for, newcomers last."""
+    def _held(self, under_way: Iterable[Sequence]) -> Iterator[Sequence]:
+        """Those whose KV device and host have room for, newcomers last."""
         num_pages = self._config.num_pages * (1 - SPARE_SHARE)
         if self._config.prefix_cache:
             num_pages += PARKED_SHARE * self._config.host_pages
@@ -128,7 +136,7 @@ class Standby:
             left -= self._need(sequence)
             if left < 0:
                 return
-            yield self._need(sequence)
+            yield sequence
 
     def _need(self, sequence: Sequence) -> int:
         """Positions that it takes, with a page for what comes."""
@@ -140,3 +148,9 @@ class Standby:
     @property
     def _batch_size(self) -> int:
         return min(self._config.max_running, self._config.max_batch_tokens)
+
+
+def _tokens_left(sequences: Iterable[Sequence]) -> float:
+    """The mean that they may generate at most, of those that say so."""
+    left = [s.sampling.max_tokens - s.num_output for s in sequences if s.sampling is not None]
+    return sum(left) / len(left) if left else 1.0

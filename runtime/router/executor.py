@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 
 from mserve.compiler.observe import Decider
-from mserve.compiler.plan import RemoteSend, StartGenerate
+from mserve.compiler.plan import COMPUTING_STEPS, RemoteSend
 from mserve.compiler.protocol import AnswerEvent, Effect
 from mserve.runtime.clock import Clock
 from mserve.runtime.cluster.membership import WorkerInfo
@@ -277,7 +277,7 @@ class Executor:
         step = attempt.record.note(report).step
         if report.state == "done" and isinstance(step, RemoteSend):
             attempt.reservation.prefilled(worker.name)
-        computes = isinstance(step, RemoteSend | StartGenerate) and not step.uses
+        computes = isinstance(step, COMPUTING_STEPS) and not step.uses
         if report.state == "running" and computes:
             self._history.waited(
                 worker.name, max(0.0, self._clock.time() - attempt.record.started_s)

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from mserve.compiler.plan import (
+    COMPUTING_STEPS,
     Choice,
     Decision,
     RemoteSend,
@@ -61,7 +62,7 @@ class StepRecord:
         report, step = self.report, self.step
         if self.counted is not None:
             return self.counted
-        if report is None or not isinstance(step, RemoteSend | StartGenerate):
+        if report is None or not isinstance(step, COMPUTING_STEPS):
             return 0
         end = step.end if isinstance(step, RemoteSend) else num_prompt
         if report.state == "done":

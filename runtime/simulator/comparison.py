@@ -1,15 +1,16 @@
-"""Several simulations side by side, over several seeds: means, how sure they are, and who wins.
+"""Several simulations side by side, over several seeds: means, how sure they are, and who wins by them.
 
 Every variant sees the same traffic, seed by seed, so that differences are theirs. Knows results only.
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from mserve.runtime.traffic.outcomes import Goals, Summary
 from mserve.runtime.traffic.report import BEST, Compared, Metric, aligned, metrics
+from mserve.runtime.traffic.winners import RULE, only
 
 # Student's t for 95% of both sides, by degrees of freedom; beyond them as for a normal distribution.
 _STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
@@ -35,16 +36,16 @@ class Estimate:
 @dataclass(frozen=True, slots=True)
 class Row:
     """One metric: an estimate for each variant (None where a seed has no value), and the indexes of
-    those that are best with every seed."""
+    those that no other is clearly better than."""
 
     name: str
     estimates: tuple[Estimate | None, ...]
-    winners: frozenset[int]
+    leaders: frozenset[int]
 
     @property
     def best(self) -> int | None:
-        """The only winner."""
-        return next(iter(self.winners)) if len(self.winners) == 1 else None
+        """The only one that is."""
+        return only(self.leaders)
 
 
 def comparison(
@@ -61,13 +62,13 @@ def comparison(
                 Estimate.of(k) if ok else None for k, ok in zip(known, whole, strict=True)
             )
             name = f"{metric.group}, {metric.name}"
-            rows.append((metric, Row(name, estimates, _winners(metric, values))))
+            rows.append((metric, Row(name, estimates, _leaders(metric, estimates))))
     return rows
 
 
-def _winners(metric: Metric, values: Sequence[Sequence[float | None]]) -> frozenset[int]:
-    by_seed = [metric.best(seed) for seed in zip(*values, strict=True)]
-    return frozenset[int].intersection(*by_seed) if by_seed else frozenset[int]()
+def _leaders(metric: Metric, estimates: Sequence[Estimate | None]) -> frozenset[int]:
+    means = [None if each is None else each.mean for each in estimates]
+    return metric.leaders(means, [None if each is None else each.margin for each in estimates])
 
 
 def compared_over_seeds(
@@ -78,18 +79,36 @@ def compared_over_seeds(
     for metric, row in comparison(runs, goals):
         means = tuple(None if each is None else each.mean for each in row.estimates)
         texts, margins = zip(*_texts(metric, row.estimates), strict=True)
-        rows.append(Compared(metric, means, texts, row.winners, margins))
+        rows.append(Compared(metric, means, texts, row.leaders, margins))
     return rows
 
 
-def comparison_table(runs: Mapping[str, Sequence[Summary]], goals: Goals | None = None) -> str:
-    """A column for each variant; the star is for who is best with every seed."""
+def comparison_table(
+    runs: Mapping[str, Sequence[Summary]],
+    goals: Goals | None = None,
+    under_names: Sequence[str] = (),
+) -> str:
+    """A column for each variant, with something under its name; the star is for who is clearly best, and
+    below stands what that means."""
     lines = [("", *(f"{name} " for name in runs))]
+    if under_names:
+        lines.append(("", *(f"{words} " for words in under_names)))
     for metric, row in comparison(runs, goals):
         cells = [" ".join(filter(None, pair)) for pair in _texts(metric, row.estimates)]
         marks = [BEST if index == row.best else " " for index in range(len(cells))]
         lines.append((row.name, *(cell + mark for cell, mark in zip(cells, marks, strict=True))))
-    return aligned(lines)
+    num_seeds = max(map(len, runs.values()), default=0)
+    return f"{aligned(lines)}\n\n{BEST} {certainty(num_seeds)}"
+
+
+def certainty(num_seeds: int) -> str:
+    """Who is called best over so many seeds, and what that is worth."""
+    if num_seeds == 1:
+        return (
+            f"{RULE}. This is one seed: who is a few percent ahead may be behind with the next one,"
+            " which --seeds 3 would show."
+        )
+    return f"{RULE}, and whose margins over the {num_seeds} seeds (±, 95%) overlap nobody's."
 
 
 def _texts(metric: Metric, estimates: Sequence[Estimate | None]) -> Iterator[tuple[str, str]]:
@@ -105,17 +124,24 @@ def _texts(metric: Metric, estimates: Sequence[Estimate | None]) -> Iterator[tup
 def comparison_json(
     runs: Mapping[str, Sequence[Summary]], goals: Goals | None = None
 ) -> Mapping[str, object]:
+    """A margin is null where there is one seed: nobody knows it then."""
     names = list(runs)
+    num_seeds = max(map(len, runs.values()), default=0)
     rows = [
         {
             "metric": row.name,
-            "estimates": dict(zip(names, map(_estimate_json, row.estimates), strict=True)),
+            "estimates": {
+                name: _estimate_json(each, num_seeds)
+                for name, each in zip(names, row.estimates, strict=True)
+            },
             "best": None if row.best is None else names[row.best],
         }
         for _, row in comparison(runs, goals)
     ]
-    return {"num_seeds": max(map(len, runs.values()), default=0), "metrics": rows}
+    return {"num_seeds": num_seeds, "metrics": rows}
 
 
-def _estimate_json(estimate: Estimate | None) -> Mapping[str, float] | None:
-    return None if estimate is None else asdict(estimate)
+def _estimate_json(estimate: Estimate | None, num_seeds: int) -> Mapping[str, float | None] | None:
+    if estimate is None:
+        return None
+    return {"mean": estimate.mean, "margin": estimate.margin if num_seeds > 1 else None}

@@ -7,16 +7,16 @@ random:every=60s,repair=30s
 
 import math
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from heapq import merge
 from operator import attrgetter
 from random import Random
 
 from mserve.runtime.errors import ConfigError
 from mserve.runtime.traffic.objectives import seconds
+from mserve.runtime.traffic.suggestions import near_miss
 
 _TIMED = re.compile(r"(kill|restart)\s+(\S+)\s+at\s+(.+)")
 _RANDOM = re.compile(r"random\s*:(.*)")
@@ -57,7 +57,7 @@ def fault(text: str) -> TimedFault | RandomFaults:
     timed, random = _TIMED.fullmatch(text.strip()), _RANDOM.fullmatch(text.strip())
     if timed is not None:
         kind = Kill if timed[1] == "kill" else Restart
-        return kind(timed[2], seconds(timed[3], "--fault"))
+        return kind(timed[2], seconds(timed[3], "--fault", may_be_0=True))
     if random is not None:
         return _random_faults(random[1])
     raise ConfigError(
@@ -83,14 +83,17 @@ def _random_faults(text: str) -> RandomFaults:
 
 
 def schedule(
-    faults: Sequence[TimedFault | RandomFaults], workers: Sequence[str], seed: int = 0
+    faults: Sequence[TimedFault | RandomFaults],
+    workers: Sequence[str],
+    seed: int = 0,
+    cluster: str = "The cluster",
 ) -> Iterator[TimedFault]:
     """In the order of time; endless where some are random. The random ones depend on the seed and on
     the workers' names alone, so that every strategy meets the same. Raises ConfigError for a worker
-    that is not there."""
+    that is not there, with the name of the `cluster`."""
     timed = [each for each in faults if not isinstance(each, RandomFaults)]
     for each in timed:
-        _check_worker(each.worker, workers)
+        _check_worker(each.worker, workers, cluster)
     drawn = [
         _draw(each, workers, Random(f"faults {number} of {seed}"))
         for number, each in enumerate(faults)
@@ -116,9 +119,16 @@ def _draw(each: RandomFaults, workers: Sequence[str], random: Random) -> Iterato
         yield down[-1]
 
 
-def _check_worker(name: str, workers: Sequence[str]) -> None:
+def _check_worker(name: str, workers: Sequence[str], cluster: str) -> None:
     if name in workers:
         return
-    near = get_close_matches(name, workers, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(workers))}."
-    raise ConfigError(f"There is no worker {name!r} for a fault; {hint}")
+    near = near_miss(name, workers)
+    hint = f"did you mean {near!r}? It has" if near else "it has"
+    raise ConfigError(f"{cluster} has no worker {name!r} for a fault; {hint} {_listed(workers)}.")
+
+
+def _listed(workers: Sequence[str]) -> str:
+    """Pool by pool, counted from 0: `prefill-0, decode-0 to decode-3`."""
+    sizes = Counter(name.rpartition("-")[0] for name in workers)
+    ends = ((f"{pool}-0", f"{pool}-{size - 1}") for pool, size in sizes.items())
+    return ", ".join(first if first == last else f"{first} to {last}" for first, last in ends)

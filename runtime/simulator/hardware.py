@@ -5,7 +5,6 @@ Knows no request and no step.
 
 import tomllib
 from collections.abc import Mapping
-from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -15,6 +14,7 @@ from msgspec import Meta, Struct
 
 from mserve.runtime.engine.model_config import read_config
 from mserve.runtime.errors import ConfigError
+from mserve.runtime.traffic.suggestions import meant
 
 T = TypeVar("T")
 
@@ -69,6 +69,7 @@ class ModelShape(Struct, frozen=True, forbid_unknown_fields=True):
     intermediate_size: Count
     vocab_size: Count
     tie_embeddings: bool
+    hugging_face: tuple[str, ...] = ()  # repositories of models with this shape
 
     @property
     def layer_weights(self) -> int:
@@ -97,19 +98,24 @@ class Hardware(Struct, frozen=True, forbid_unknown_fields=True):
     models: Mapping[str, ModelShape]
 
     def gpu(self, name: str) -> Gpu:
-        """Raises ConfigError for one that is not in the table."""
-        return _named("GPU", self.gpus, name)
+        """In any case of letters. Raises ConfigError for one that is not in the table."""
+        return _named("GPU", self.gpus, name, name)
 
     def format(self, name: str) -> Format:
-        """Raises ConfigError for one that is not in the table."""
-        return _named("weight format", self.formats, name)
+        """In any case of letters. Raises ConfigError for one that is not in the table."""
+        return _named("weight format", self.formats, name, name)
 
     def model(self, name: str) -> ModelShape:
-        """From the table or, where `name` is a Hugging Face folder, its config.json. Raises
-        ConfigError."""
+        """From the table, by its key or a repository at Hugging Face, with or without who owns it;
+        or, where `name` is a Hugging Face folder, of its config.json. Raises ConfigError."""
         if name not in self.models and Path(name).is_dir():
             return model_shape(Path(name))
-        return _named("model", self.models, name)
+        keys = {
+            _without_owner(repository): key
+            for key, shape in self.models.items()
+            for repository in shape.hugging_face
+        }
+        return _named("model", self.models, name, keys.get(_without_owner(name), name))
 
 
 def load_hardware(path: Path | None = None) -> Hardware:
@@ -141,9 +147,19 @@ def model_shape(folder: Path) -> ModelShape:
     )
 
 
-def _named(kind: str, table: Mapping[str, T], name: str) -> T:
-    if name in table:
-        return table[name]
-    near = get_close_matches(name.lower(), table, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(table)}."
+def _without_owner(repository: str) -> str:
+    return repository.rpartition("/")[2].lower()
+
+
+def _named(kind: str, table: Mapping[str, T], name: str, key: str) -> T:
+    """By `key`, for which the operator wrote `name`."""
+    if key in table:
+        return table[key]
+    for known, entry in table.items():
+        if known.lower() == key.lower():
+            return entry
+    hint = meant(name, table, "known are")
+    if not hint.endswith("?"):
+        folder = "its folder with config.json, or " if kind == "model" else ""
+        hint += f" For another, give {folder}a table of your own with --hardware."
     raise ConfigError(f"There is no {kind} {name!r}; {hint}")

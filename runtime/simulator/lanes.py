@@ -53,8 +53,9 @@ class LaneRecorder:
         picked = pick(workers, room)
         shown = [self._lane(worker.name, faults) for worker in picked.all_shown]
         if picked.others:
-            mean = self._mean([worker.name for worker in picked.others], faults)
-            shown.insert(len(picked.busiest), mean)
+            name = f"mean of {len(picked.others)}{' others' if shown else ''}"
+            others = [worker.name for worker in picked.others]
+            shown.insert(len(picked.busiest), self._mean(name, others, faults))
         return LanePool(_title(workers[0].pool, len(workers), picked), shown)
 
     def _lane(self, worker: str, faults: Sequence[Happened]) -> Lane:
@@ -62,7 +63,7 @@ class LaneRecorder:
         marks = [Mark(each.at_s, each.what) for each in own]
         return Lane(worker, self._busy_s(worker), marks, _dead(own))
 
-    def _mean(self, workers: Sequence[str], faults: Sequence[Happened]) -> Lane:
+    def _mean(self, name: str, workers: Sequence[str], faults: Sequence[Happened]) -> Lane:
         each_s = [self._busy_s(worker) for worker in workers]
         mean_s = {
             kind: [
@@ -72,7 +73,7 @@ class LaneRecorder:
         }
         among = set(workers)
         marks = [Mark(each.at_s, str(each)) for each in faults if each.worker in among]
-        return Lane(f"mean of {len(workers)}", mean_s, marks)
+        return Lane(name, mean_s, marks)
 
     def _busy_s(self, worker: str) -> dict[str, list[float]]:
         return {kind: self._bins.covered_s((worker, kind)) for kind in KINDS}
@@ -126,8 +127,12 @@ def _title(pool: str, num_workers: int, picked: Picked) -> str:
         return f"{pool}: {num_workers} worker{'s' if num_workers != 1 else ''}"
     if not picked.busiest:
         return f"{pool}: {num_workers} workers, their mean"
-    ends = f"the {len(picked.busiest)} busiest and the {len(picked.idlest)} idlest"
-    return f"{pool}: {ends} of {num_workers} workers"
+    busiest, idlest = _the(picked.busiest, "busiest"), _the(picked.idlest, "idlest")
+    return f"{pool}: {busiest} and {idlest} of {num_workers} workers"
+
+
+def _the(workers: Sequence[WorkerUse], which: str) -> str:
+    return f"the {which}" if len(workers) == 1 else f"the {len(workers)} {which}"
 
 
 def _dead(faults: Sequence[Happened]) -> list[tuple[float, float]]:

@@ -2,14 +2,17 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from mserve.runtime.simulator.clock import VirtualClock
-from mserve.runtime.simulator.faults import Restart, TimedFault
+from mserve.runtime.simulator.faults import Kill, Restart, TimedFault
 from mserve.runtime.simulator.loop import VirtualLoop
 from mserve.runtime.simulator.results import Happened
 from mserve.runtime.simulator.workers import Workers
+from mserve.runtime.traffic.report import seconds_text
+
+_SAME_S = 1e-6  # between times that were one before they were rounded
 
 
 class Outages:
@@ -61,3 +64,22 @@ class Outages:
         await self._clock.sleep(delay_s)
         if await self._workers.revive(worker):
             self.happened.append(Happened("restart", worker, self._clock.now()))
+
+
+def never_came(fault: TimedFault, happened: Sequence[Happened], end_s: float) -> str:
+    """Why a fault that was asked for was not to be seen in a run that ended at `end_s`; "" if it was.
+
+    Times are on the clock of `happened`, which begins with the traffic."""
+    what = "kill" if isinstance(fault, Kill) else "restart"
+    came = (
+        each.what == what and each.worker == fault.worker and each.at_s >= fault.at_s - _SAME_S
+        for each in happened
+    )
+    if any(came):
+        return ""
+    asked = f"{what} {fault.worker} at {seconds_text(fault.at_s)}"
+    if fault.at_s >= end_s:
+        return f"{asked} never came: the last answer ended at {seconds_text(end_s)}"
+    if what == "kill":
+        return f"{asked} changed nothing: it was dead already"
+    return f"{asked} never came: it was not back when the last answer ended"

@@ -3,13 +3,17 @@
 A request's number is its place in the traffic, from 0. Knows no plans.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
+from mserve.runtime.errors import Unavailable
 from mserve.runtime.traffic.outcomes import Outcome
 from mserve.runtime.traffic.report import seconds_text
 
 MAX_EACH = 5
+NOTHING_SAID: Mapping[int, str] = MappingProxyType({})
+_WAITING = " How long requests wait, the strategy's `limits { timeout }` says."
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,18 +34,36 @@ def outliers(outcomes: Sequence[Outcome]) -> Outliers:
     return Outliers(*(tuple(numbers[:MAX_EACH]) for numbers in (failed, latest, longest)))
 
 
-def outlier_facts(outcomes: Sequence[Outcome]) -> Iterator[tuple[str, str]]:
-    """(name, words)."""
+def outlier_facts(
+    outcomes: Sequence[Outcome], failures: Mapping[int, str] = NOTHING_SAID
+) -> Iterator[tuple[str, str]]:
+    """(name, words). `failures` has what was said of failed requests."""
     found = outliers(outcomes)
+    for number in found.failed[:1]:
+        kinds = ", ".join(f"{each} ({outcomes[each].error})" for each in found.failed)
+        yield "unserved", f"{_requests(found.failed)} {kinds}; --why {number} says why"
+    for number, error in _first_of_each_kind(outcomes):
+        if said := failures.get(number):
+            waiting = _WAITING if error == Unavailable.kind else ""
+            yield error, f"request {number}: {said}{waiting}"
     named = {
-        "unserved": [(number, outcomes[number].error) for number in found.failed],
-        "slow start": [
-            (number, seconds_text(outcomes[number].ttft_s or 0.0)) for number in found.latest
-        ],
-        "slow end": [(number, seconds_text(outcomes[number].jct_s)) for number in found.longest],
+        "slow start": [(n, outcomes[n].ttft_s or 0.0) for n in found.latest],
+        "slow end": [(n, outcomes[n].jct_s) for n in found.longest],
     }
     for name, requests in named.items():
         if requests:
-            words = ", ".join(f"{number} ({what})" for number, what in requests)
-            plural = "s" if len(requests) > 1 else ""
-            yield name, f"request{plural} {words}; --why {requests[0][0]} says why"
+            words = ", ".join(f"{number} ({seconds_text(time_s)})" for number, time_s in requests)
+            yield name, f"{_requests(requests)} {words}; --why {requests[0][0]} says why"
+
+
+def _requests(numbers: Sequence[object]) -> str:
+    return "requests" if len(numbers) > 1 else "request"
+
+
+def _first_of_each_kind(outcomes: Sequence[Outcome]) -> list[tuple[int, str]]:
+    """(number, kind) of failures."""
+    first: dict[str, int] = {}
+    for number, outcome in enumerate(outcomes):
+        if outcome.error:
+            first.setdefault(outcome.error, number)
+    return [(number, error) for error, number in first.items()]

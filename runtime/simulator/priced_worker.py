@@ -31,6 +31,7 @@ from mserve.runtime.worker.service import WorkerService
 LAYOUT = KvLayout("priced", "priced", "none", 1, 1, 1)
 
 OnRun = Callable[[str, Run, float], None]
+_ANSWERS = (ipc.Token, ipc.Stepped, ipc.Failed)
 
 
 class WorkerCost(StepCost, Protocol):
@@ -113,7 +114,13 @@ class PricedWorker:
         )
         on_run = None if around.on_run is None else partial(around.on_run, spec.name)
         self.driver = RunDriver(
-            self.service, transport, around.clock, spec.cost, self._deliver, on_run
+            self.service,
+            transport,
+            around.clock,
+            spec.cost,
+            self._deliver,
+            on_run,
+            self._num_pages_held,
         )
         self._announcer = Announcer(
             self.info,
@@ -196,7 +203,7 @@ class PricedWorker:
         for event in events:
             if isinstance(event, ipc.Blocks):
                 self._announcer.blocks_changed(event.events)
-            elif isinstance(event, ipc.Token | ipc.Stepped | ipc.Failed):
+            elif isinstance(event, _ANSWERS):
                 stream = self._streams.get(event.key)
                 if stream is not None and stream.take(event):
                     changed[stream] = None
@@ -204,6 +211,10 @@ class PricedWorker:
             if stream.is_over:
                 del self._streams[stream.call.key]
             stream.flush()
+
+    def _num_pages_held(self) -> int:
+        """By requests, not by the prefix cache."""
+        return self.engine.cache.num_pages - self.engine.cache.num_available
 
     def _stats(self) -> WorkerStats:
         return self.service.stats().stats

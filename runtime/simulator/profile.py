@@ -13,6 +13,7 @@ from mserve.runtime.errors import ConfigError
 
 Seconds = Annotated[float, Meta(ge=0)]
 Positive = Annotated[float, Meta(gt=0)]
+MAX_ERROR = 0.05  # of a profile that is to be trusted
 Count = Annotated[int, Meta(ge=1)]
 
 
@@ -105,6 +106,13 @@ class Profile(Struct, frozen=True, forbid_unknown_fields=True):
     decodes: tuple[DecodePoint, ...]
     notes: tuple[str, ...] = ()
     version: Annotated[int, Meta(ge=1, le=1)] = 1  # of this form
+
+    @property
+    def doubt(self) -> str:
+        """Why not to trust it, without the full stop; "" where it fits what was measured."""
+        errors = {"prompts": self.prompt_error, "answers": self.decode_error}
+        off = [f"{name} by {error:.1%}" for name, error in errors.items() if error > MAX_ERROR]
+        return f"the profile is off what was measured, of {' and of '.join(off)}" if off else ""
 
 
 def read_profile(path: Path) -> Profile:

@@ -3,6 +3,7 @@
 Made from the router's own records of plans. Knows no figures: report.py sums up.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -27,7 +28,8 @@ class CacheUse:
 
 @dataclass(frozen=True, slots=True)
 class WorkerUse:
-    """What one worker did, in all of its lives. `busy_s` is time with a step under way."""
+    """What one worker did, in all of its lives. `busy_s` is time with a step under way, `num_tokens`
+    what steps computed, prompts and answers; `peak_pages` of KV were held by requests at one time."""
 
     name: str = ""
     pool: str = ""
@@ -35,6 +37,11 @@ class WorkerUse:
     num_steps: int = 0
     num_runs: int = 0
     usd_per_s: float = 0.0
+    gpus: int = 1
+    num_tokens: int = 0
+    max_batch_tokens: int = 0  # that a step may compute
+    peak_pages: int = 0
+    num_pages: int = 0
 
     def __add__(self, later: "WorkerUse") -> "WorkerUse":
         """With another life of the same worker."""
@@ -45,6 +52,11 @@ class WorkerUse:
             self.num_steps + later.num_steps,
             self.num_runs + later.num_runs,
             later.usd_per_s,
+            later.gpus,
+            self.num_tokens + later.num_tokens,
+            later.max_batch_tokens,
+            max(self.peak_pages, later.peak_pages),
+            later.num_pages,
         )
 
 
@@ -60,9 +72,24 @@ class Happened:
         return f"{self.what} {self.worker}"
 
 
+@dataclass(frozen=True, slots=True)
+class Again:
+    """How often a request was planned, and what was computed once more for that: tokens of its prompt
+    and of the answer that was streamed already, at most (what a lost worker may have computed is taken
+    for computed)."""
+
+    num_plans: int = 1
+    num_tokens: int = 0
+
+
 @dataclass(slots=True)
 class Result:
-    """What came of a simulation. Outcomes are in the order of arrival, cache uses beside them."""
+    """What came of a simulation. Outcomes are in the order of arrival, cache uses beside them; requests
+    that were planned more than once, and why requests failed, are known by their numbers in it.
+
+    `never_came` are faults as they were given, and `doubts` sentences on how far to trust the run;
+    `price_source` says who named the price of a GPU.
+    """
 
     outcomes: list[Outcome] = field(default_factory=list)
     cache: list[CacheUse] = field(default_factory=list)
@@ -70,6 +97,11 @@ class Result:
     faults: list[Happened] = field(default_factory=list)
     transferred_bytes: float = 0.0
     num_events: int = 0
+    again: Mapping[int, Again] = field(default_factory=dict)
+    failures: Mapping[int, str] = field(default_factory=dict)  # the error's own words
+    never_came: Sequence[str] = ()
+    doubts: Sequence[str] = ()
+    price_source: str = ""
 
     @property
     def digest(self) -> str:
@@ -101,8 +133,20 @@ def judged(record: PlanRecord, due_s: float, error: str) -> tuple[Outcome, Cache
     return outcome, CacheUse(record.cached.available, record.cached.routed, outcome.cached)
 
 
+def planned_again(record: PlanRecord) -> Again:
+    """What is computed in one attempt and had been in an earlier one counts, attempt by attempt."""
+    before = num_tokens = streamed = 0
+    for attempt in record.attempts:
+        computed = sum(step.computed(record.prompt_tokens) for step in attempt.steps.values())
+        has_begun = any(step.report is not None for step in attempt.steps.values())
+        num_tokens += min(before, computed) + (streamed if has_begun else 0)
+        before = max(before, computed)
+        streamed += sum(step.streamed for step in attempt.steps.values())
+    return Again(len(record.attempts), num_tokens)
+
+
 def use_of(worker: PricedWorker) -> WorkerUse:
-    driver = worker.driver
+    driver, engine = worker.driver, worker.spec.engine
     return WorkerUse(
         worker.spec.name,
         worker.spec.pool,
@@ -110,4 +154,9 @@ def use_of(worker: PricedWorker) -> WorkerUse:
         driver.num_steps,
         driver.num_runs,
         worker.spec.cost.usd_per_s,
+        worker.spec.cost.tensor_parallel,
+        driver.num_tokens,
+        engine.max_batch_tokens,
+        driver.peak_pages,
+        engine.num_pages,
     )

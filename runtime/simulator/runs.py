@@ -56,7 +56,7 @@ class Run:
 
 class RunDriver:
     """Drives one service until it is killed; `deliver` takes what the worker's front must know,
-    `on_run` is told of each run and when it ended."""
+    `on_run` is told of each run and when it ended, `num_pages_held` asked at its end."""
 
     def __init__(
         self,
@@ -66,6 +66,7 @@ class RunDriver:
         cost: StepCost,
         deliver: Callable[[list[ipc.Event]], None],
         on_run: Callable[[Run, float], None] | None = None,
+        num_pages_held: Callable[[], int] = lambda: 0,
     ) -> None:
         self._service = service
         self._transport = transport
@@ -73,6 +74,7 @@ class RunDriver:
         self._cost = cost
         self._deliver = deliver
         self._on_run = on_run
+        self._num_pages_held = num_pages_held
         self._commands: deque[Command] = deque()
         self._run: Run | None = None
         self._is_due = False  # a turn is
@@ -82,6 +84,8 @@ class RunDriver:
         self.num_steps = 0
         self.num_runs = 0
         self.busy_s = 0.0
+        self.num_tokens = 0  # that were computed, of prompts and answers
+        self.peak_pages = 0  # of KV, held by requests at the end of a run
 
     def post(self, command: Command) -> None:
         """To be taken at the end of the step that runs now."""
@@ -170,9 +174,16 @@ class RunDriver:
         self._is_hooked, self._transport.computing = False, None
         self.num_runs += 1
         self.num_steps += run.steps
+        self.num_tokens += run.steps * _num_tokens(run.batch)
+        self.peak_pages = max(self.peak_pages, self._num_pages_held())
         now = self._clock.now()
         self.busy_s += now - run.begin_s
         if self._on_run is not None:
             self._on_run(run, now)
         self._service.commit(run.batch, StepOutput(steps=run.steps), now)
         self._turn()
+
+
+def _num_tokens(batch: Batch) -> int:
+    """That a step computes."""
+    return sum(chunk.end - chunk.begin for chunk in batch.prefill) + len(batch.decode)

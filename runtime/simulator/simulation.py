@@ -33,7 +33,7 @@ from mserve.runtime.simulator.loop import Crash, Loss, SimulationError, VirtualL
 from mserve.runtime.simulator.outages import Outages
 from mserve.runtime.simulator.priced_worker import OnRun, Surroundings, WorkerSpec
 from mserve.runtime.simulator.requests import request_of
-from mserve.runtime.simulator.results import CacheUse, Result, judged
+from mserve.runtime.simulator.results import Again, CacheUse, Result, judged, planned_again
 from mserve.runtime.simulator.runs import Run
 from mserve.runtime.simulator.workers import Workers
 from mserve.runtime.traffic.arrivals import Arrival
@@ -104,6 +104,8 @@ class Simulation:
             on_end=self._keep,
         )
         self._outcomes: dict[int, tuple[Outcome, CacheUse]] = {}
+        self._again: dict[int, Again] = {}
+        self._failures: dict[int, str] = {}
         self._num_submitted = 0
 
     def run(
@@ -184,8 +186,10 @@ class Simulation:
         try:
             await self._executor.execute(request, _Reader())
         except RequestError as failure:
-            error = failure.kind
+            error, self._failures[number] = failure.kind, failure.detail
         record = self._ended.pop(request.id)
+        if len(record.attempts) > 1:
+            self._again[number] = planned_again(record)
         self._outcomes[number] = judged(record, due_s, error)
 
     async def _rest(self) -> None:
@@ -223,6 +227,8 @@ class Simulation:
             self._outages.happened,
             self._links.num_bytes,
             self._loop.num_callbacks,
+            self._again,
+            self._failures,
         )
 
     # --- what the executor asks ----------------------------------------------------------------

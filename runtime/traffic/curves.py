@@ -18,6 +18,7 @@ from mserve.runtime.traffic.report import (
     Compared,
     Form,
     seconds_text,
+    usd_text,
 )
 from mserve.runtime.traffic.series import Series, distribution, edges, steps
 
@@ -186,28 +187,58 @@ class Swept:
     values: Sequence[str]
 
 
+@dataclass(frozen=True, slots=True)
+class SweptLine:
+    """A figure over a sweep: a value and a text for each of its values. Nothing is drawn for None."""
+
+    name: str
+    style: int | str
+    values: Sequence[float | None]
+    texts: Sequence[str]
+
+
+def swept_lines(
+    title: str, group: str, lines: Sequence[SweptLine], swept: Swept, level: float | None = None
+) -> Element | None:
+    """All of them on one scale, that of their group, with a level line of every run if there is one. None
+    where every value is unknown, or zero."""
+    greatest = max((value or 0.0 for each in lines for value in each.values), default=0.0)
+    if not greatest:
+        return None
+    drawn = [
+        Line(
+            clean(each.name),
+            [(n, value) for n, value in enumerate(each.values) if value is not None],
+            each.style,
+            has_dots=True,
+        )
+        for each in lines
+    ]
+    last = len(swept.values) - 1
+    if level is not None:
+        drawn.insert(0, Line("level", [(0, level), (last, level)], EVERY))
+    num_ticks = min(last, _NUM_SWEPT)
+    places = [round(last * index / num_ticks) for index in range(num_ticks + 1)]
+    x = Axis(swept.param, last, lambda at: swept.values[round(at)], places)
+    readings = _sweep_readings(swept, lines)
+    return line_chart(title, drawn, x, _value_axis(group, greatest), readings=readings)
+
+
 def sweep_chart(
     group: str, figures: Sequence[Compared], swept: Swept
 ) -> tuple[Element, list[tuple[str, str]]] | None:
     """A line for each figure of a group, and their names with their styles. None where every figure
     is unknown of some run, or zero."""
     known = [each for each in figures if None not in each.values]
-    greatest = max((value or 0.0 for each in known for value in each.values), default=0.0)
-    if not greatest:
-        return None
     styles = _statistic_styles(known)
     lines = [
-        Line(each.name, [(n, value or 0.0) for n, value in enumerate(each.values)], style, True)
+        SweptLine(each.name, style, each.values, each.texts)
         for each, style in zip(known, styles, strict=True)
     ]
-    last = len(swept.values) - 1
-    num_ticks = min(last, _NUM_SWEPT)
-    places = [round(last * index / num_ticks) for index in range(num_ticks + 1)]
-    x = Axis(swept.param, last, lambda at: swept.values[round(at)], places)
-    readings = _sweep_readings(swept, known, styles)
-    title = f"{group} by {swept.param}"
-    chart = line_chart(title, lines, x, _value_axis(group, greatest), readings=readings)
-    return chart, [(line.name, style) for line, style in zip(lines, styles, strict=True)]
+    chart = swept_lines(f"{group} by {swept.param}", group, lines, swept)
+    if chart is None:
+        return None
+    return chart, [(each.name, style) for each, style in zip(known, styles, strict=True)]
 
 
 def _statistic_styles(figures: Sequence[Compared]) -> list[str]:
@@ -218,15 +249,13 @@ def _statistic_styles(figures: Sequence[Compared]) -> list[str]:
     ]
 
 
-def _sweep_readings(
-    swept: Swept, figures: Sequence[Compared], styles: Sequence[str]
-) -> list[Reading]:
+def _sweep_readings(swept: Swept, lines: Sequence[SweptLine]) -> list[Reading]:
     return [
         Reading(
             "x",
             at,
             f"{swept.param} = {value}",
-            [(f"{e.texts[at]}  {e.name}", style) for e, style in zip(figures, styles, strict=True)],
+            [(f"{each.texts[at]}  {clean(each.name)}", each.style) for each in lines],
         )
         for at, value in enumerate(swept.values)
     ]
@@ -237,4 +266,6 @@ def _value_axis(group: str, greatest: float) -> Axis:
         return time_axis(group, greatest * 1.05)
     if group == "goodput":
         return _share_axis()
+    if group == "price":
+        return Axis("$ per million output tokens", greatest * 1.05, usd_text)
     return Axis("output tokens per second", greatest * 1.05, lambda value: f"{value:,.4g}")

@@ -20,7 +20,7 @@ KINDS: Mapping[str, str] = {  # from below to above in a lane, with what legends
     "moves": "moves to and from host memory",
 }
 DEAD = "dead"
-_NUM_READINGS = 50  # over the whole of a run
+_MAX_READINGS = 50  # over the whole of a run
 _POOL_ROW, _NAME_ROW, _LANE, _GAP, _FOOT = 24, 18, 26, 6, 48  # heights
 _LABEL_ROOM = 8  # beside the words of a mark
 
@@ -68,7 +68,7 @@ class _Stretch:
 
 def lane_chart(title: str, lanes: Lanes, end_s: float) -> Element:
     """Of at least one lane. The time axis ends at `end_s`, so that several charts may have the same."""
-    x = time_axis(f"time since the run began; means over {seconds_text(lanes.width_s)}", end_s)
+    x = time_axis(f"time since the run began; means over {_width_text(lanes.width_s)}", end_s)
     tops = list(_tops(lanes))
     bottom = tops[-1] + _LANE
     size = {"class": "chart", "viewBox": f"0 0 {WIDTH} {bottom + _FOOT}"}
@@ -117,7 +117,7 @@ def _draw_lane(
 ) -> None:
     words_at(svg, clean(lane.name), LEFT, top - 5, "start").set("class", "name")
     for begin_s, until_s in lane.dead:
-        left, right = x_at(begin_s, x), x_at(min(until_s, x.end), x)
+        left, right = (x_at(min(at, x.end), x) for at in (begin_s, until_s))
         SubElement(svg, "rect", {**_fill(DEAD), **place(left, top, right - left, _LANE)})
     below = [0.0] * len(stretches)
     for kind in KINDS:
@@ -157,7 +157,7 @@ def _band(
 def _draw_marks(svg: Element, marks: Sequence[Mark], top: float, x: Axis) -> None:
     """Words beside a line where they have room before the next one."""
     places = [x_at(mark.at, x) for mark in marks]
-    ends = [*places[1:], float(WIDTH)][: len(places)]
+    ends = [*places, float(WIDTH)][1:]
     for mark, at, end in zip(marks, places, ends, strict=True):
         straight(svg, "mark", at, top - 2, at, top + _LANE + 2)
         if at + text_width(mark.words) + _LABEL_ROOM <= end:
@@ -216,7 +216,7 @@ def _middle() -> float:
 
 def _draw_readings(svg: Element, lanes: Lanes, tops: Sequence[float], x: Axis) -> None:
     """Every lane's values over its right end, and the time in place of the axis' title."""
-    num_bins = max(1, round(x.end / lanes.width_s / _NUM_READINGS))
+    num_bins = math.ceil(x.end / lanes.width_s / _MAX_READINGS)
     bottom = tops[-1] + _LANE
     for each in _stretches(lanes, x.end, num_bins):
         group = SubElement(svg, "g", {"class": "reading"})
@@ -226,6 +226,7 @@ def _draw_readings(svg: Element, lanes: Lanes, tops: Sequence[float], x: Axis) -
         time = f"{seconds_text(each.begin_s)} to {seconds_text(each.end_s)}"
         words_at(group, time, _middle(), bottom + _FOOT - 5, "middle").set("class", "head")
         text = words_at(group, "", 0, 0, "end")
+        text.set("class", "values")
         for lane, top in zip(lanes.all(), tops, strict=True):
             at = {"x": f"{WIDTH - RIGHT:g}", "y": f"{top - 5:g}"}
             SubElement(text, "tspan", at).text = clean(_of_a_stretch(lane, each))
@@ -249,6 +250,10 @@ def _shares_text(shares: Mapping[str, float]) -> str:
     if len(parts) < 2:
         return parts[0] if parts else "idle"
     return f"{share_text(sum(shares.values()))} busy: {', '.join(parts)}"
+
+
+def _width_text(width_s: float) -> str:
+    return f"{width_s:g} s" if width_s > 0.1 else seconds_text(width_s)
 
 
 def _in_words(lanes: Lanes) -> str:

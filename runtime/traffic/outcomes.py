@@ -104,10 +104,26 @@ def quantile(ordered: Sequence[float], share: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Goodput:
-    """Requests that met every goal: their share of all that arrived, and how many a second."""
+    """Requests that met every goal: their share of all that arrived, how many a second, and the
+    tokens of their answers."""
 
     share: float
     rate: float
+    num_output: int
+
+
+@dataclass(frozen=True, slots=True)
+class Backstage:
+    """What no client sees and only a simulation knows of a run. The price is the whole cluster's, None
+    where nobody knows it. `num_again` are requests that were interrupted and planned anew, for which
+    `tokens_again` were computed once more, at most."""
+
+    usd_per_hour: float | None = None
+    num_again: int | None = None  # None: nothing was to interrupt them, and nothing did
+    tokens_again: int | None = None
+
+
+NO_BACKSTAGE = Backstage()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +146,8 @@ class Summary:
     output_rate: float  # tokens, of failed requests, too: they were sent
     goals: Goals | None
     goodput: Goodput | None  # None without goals
+    offered_rate: float | None = None  # requests, from the first arrival to the last; None of one
+    backstage: Backstage = NO_BACKSTAGE
 
     @property
     def num_requests(self) -> int:
@@ -139,8 +157,27 @@ class Summary:
     def failed_share(self) -> float:
         return self.num_failed / self.num_requests if self.num_requests else 0.0
 
+    @property
+    def usd_per_million_output(self) -> float | None:
+        return self._usd_per_million(self.num_output)
 
-def summarize(outcomes: Iterable[Outcome], goals: Goals | None = None) -> Summary:
+    @property
+    def usd_per_million_good(self) -> float | None:
+        """Of the tokens of requests that met every goal."""
+        return self._usd_per_million(self.goodput.num_output if self.goodput else 0)
+
+    def _usd_per_million(self, num_tokens: int) -> float | None:
+        usd_per_hour = self.backstage.usd_per_hour
+        if usd_per_hour is None or not num_tokens:
+            return None
+        return usd_per_hour * self.span_s / 3600 / num_tokens * 1e6
+
+
+def summarize(
+    outcomes: Iterable[Outcome],
+    goals: Goals | None = None,
+    backstage: Backstage = NO_BACKSTAGE,
+) -> Summary:
     """The figures of a run; of no outcomes at all, zeros and no distributions."""
     everyone = list(outcomes)
     finished = [outcome for outcome in everyone if not outcome.error]
@@ -165,6 +202,8 @@ def summarize(outcomes: Iterable[Outcome], goals: Goals | None = None) -> Summar
         output_rate=_rate(sum(outcome.num_output for outcome in everyone), span_s),
         goals=goals,
         goodput=None if goals is None else _goodput(everyone, goals, span_s),
+        offered_rate=_offered_rate(everyone),
+        backstage=backstage,
     )
 
 
@@ -176,8 +215,16 @@ def _span_s(outcomes: Sequence[Outcome]) -> float:
 
 
 def _goodput(outcomes: Sequence[Outcome], goals: Goals, span_s: float) -> Goodput:
-    num_met = sum(goals.met_by(outcome) for outcome in outcomes)
-    return Goodput(num_met / len(outcomes) if outcomes else 0.0, _rate(num_met, span_s))
+    met = [outcome for outcome in outcomes if goals.met_by(outcome)]
+    share = len(met) / len(outcomes) if outcomes else 0.0
+    num_output = sum(outcome.num_output for outcome in met)
+    return Goodput(share, _rate(len(met), span_s), num_output)
+
+
+def _offered_rate(outcomes: Sequence[Outcome]) -> float | None:
+    arrivals_s = [outcome.arrival_s for outcome in outcomes]
+    span_s = max(arrivals_s) - min(arrivals_s) if arrivals_s else 0.0
+    return (len(arrivals_s) - 1) / span_s if span_s > 0 else None
 
 
 def _rate(count: int, span_s: float) -> float:

@@ -37,10 +37,18 @@ from mserve.runtime.traffic.report import (
 )
 from mserve.runtime.traffic.series import arrival_rate, coarse_width_s, fine_width_s, running
 from mserve.runtime.traffic.verdicts import in_a_sentence, verdicts
+from mserve.runtime.traffic.winners import RULE
 
-_SWEPT = {"goodput": "share", "throughput": "output tokens"}  # the figure of a group that is drawn
+_SWEPT = {  # the figure of a group that is drawn
+    "goodput": "share",
+    "throughput": "output tokens",
+    "price": "per million output tokens",
+}
 _MAX_OPEN = 4  # runs whose facts are shown without being asked for
-_LANES = "How much of the time each one has a step under way. Numbers beside a name are over the whole run."
+_LANES = (
+    "How much of the time each one has a step under way. Shares beside a name are of the time from the"
+    " first arrival to the last answer's end."
+)
 OTHER_TRAFFIC = "These runs had different requests, so figures differ for that alone, too."
 
 
@@ -51,7 +59,7 @@ class About:
     `notes` are sentences and `settings` names with words, for under the title. `command` repeats the
     runs. `facts` are more rows on single runs. `further` has the outcomes of other seeds, which count in
     distributions, and `figures` those over all seeds. `events` are marked at seconds of the run; `lanes`
-    are of workers, by run.
+    are of workers, by run. `certainty` says whom verdicts name, and what that is worth.
     """
 
     notes: Sequence[str] = ()
@@ -63,6 +71,7 @@ class About:
     events: Sequence[Mark] = ()
     lanes: Mapping[str, Lanes] = field(default_factory=dict)
     swept: Swept | None = None
+    certainty: str = f"{RULE}."
 
 
 def write_page(
@@ -76,8 +85,10 @@ def write_page(
     figures = compared(summaries, goals) if about.figures is None else about.figures
     _introduction(main, runs, about)
     if len(runs) > 1:
-        _verdicts(main, list(runs), figures)
-    else:
+        _verdicts(main, list(runs), figures, about.certainty)
+    elif (
+        about.figures is None
+    ):  # with other seeds beside it, a run's own figures are not the answer
         markup.tiles(main, [tile for summary in summaries for tile in _tiles(summary)])
     if about.swept is not None:
         _sweep(main, figures, about.swept)
@@ -85,7 +96,7 @@ def write_page(
     _load(main, runs, about.events)
     _workers(main, about.lanes)
     _facts(main, dict(zip(runs, summaries, strict=True)), about)
-    _origin(main, about)
+    origin(main, about)
     return markup.written(html)
 
 
@@ -108,20 +119,23 @@ def _doubts(runs: Runs) -> Iterable[str]:
 # --- the answer ---------------------------------------------------------------------------------
 
 
-def _verdicts(main: Element, names: Sequence[str], figures: Sequence[Compared]) -> None:
+def _verdicts(
+    main: Element, names: Sequence[str], figures: Sequence[Compared], certainty: str
+) -> None:
     found = verdicts(names, figures)
     if not found:
         return
     markup.say(main, "h2", "Which is best")
     markup.say(main, "p", in_a_sentence(names, found), "answer")
+    markup.say(main, "p", certainty)
     body = markup.table(main, ("", "best", "with", "which is"), (0, 1, 3), "verdicts")
     for each in found:
         row = SubElement(body, "tr")
         name = f"{each.figure.group}, {each.figure.name}"
         SubElement(row, "th", {"scope": "row"}).text = name
         winner = SubElement(row, "td", {"class": "words winner"})
-        if len(each.best) == 1:
-            markup.sample(winner, each.winner, min(each.best))
+        if each.best is not None:
+            markup.sample(winner, each.winner, each.best)
         else:
             winner.text = markup.clean(each.winner)
         markup.say(row, "td", each.text)
@@ -176,7 +190,7 @@ def _figures(
 ) -> None:
     """A card per group of figures: a table of the runs, and their distributions where it has one."""
     markup.say(main, "h2", "Figures")
-    if any(figure.best for figure in figures):
+    if any(figure.winner is not None for figure in figures):
         markup.say(main, "p", "The best of each column is bold.")
     everything = {name: [*each, *about.further.get(name, ())] for name, each in runs.items()}
     charts = latencies(goals)
@@ -201,7 +215,7 @@ def _table_of_runs(card: Element, runs: Sequence[str], columns: Sequence[Compare
             Cell(
                 column.texts[index],
                 column.values[index],
-                index in column.best,
+                index == column.winner,
                 column.margins[index] if column.margins else "",
                 "s" if column.group in DISTRIBUTIONS.values() else "",
             )
@@ -257,7 +271,8 @@ def _facts(main: Element, summaries: Mapping[str, Summary], about: About) -> Non
         markup.facts(markup.card(cards, name), [*run_facts(summary), *about.facts.get(name, ())])
 
 
-def _origin(main: Element, about: About) -> None:
+def origin(main: Element, about: About) -> None:
+    """How to repeat the runs."""
     if about.command:
         markup.say(main, "h2", "To repeat this")
         SubElement(SubElement(main, "pre"), "code").text = markup.clean(about.command)

@@ -75,6 +75,7 @@ gap:8px 32px}
 .chart .pool{fill:var(--ink);font-weight:600}
 .chart .at-rest{pointer-events:none}
 .reading:hover~.at-rest{visibility:hidden}
+.reading .values{paint-order:stroke;stroke:var(--paper);stroke-width:4px}
 .patterns{position:absolute}
 .patterns .tint{fill:var(--kind);opacity:.3}
 .patterns .hatch{fill:none;stroke:var(--kind);stroke-width:1.8}

@@ -10,8 +10,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mserve.runtime.traffic.outcomes import Distribution, Goals, Outcome, Summary, summarize
+from mserve.runtime.traffic.winners import FEW_FAILED, RULE, SMALL_SHARE, leaders, only
 
 BEST = "*"
+ONE_RUN = "Each is one run: another one of the same may come out a little differently."
 STATISTICS = ("mean", "p50", "p90", "p99")
 DISTRIBUTIONS: Mapping[str, str] = {  # fields of `Summary` with their names in tables
     "ttft": "time to first token",
@@ -25,26 +27,24 @@ DISTRIBUTIONS: Mapping[str, str] = {  # fields of `Summary` with their names in 
 class Metric:
     """A figure of runs, with the group that it is shown in. `value` is None where a run does not have
     it; `sign` is 1 where more is better, -1 where less is, 0 where neither. `form` spells values that
-    stand beside each other."""
+    stand beside each other. `small` is a difference that does not count (None: 2% of the value)."""
 
     group: str
     name: str
     value: Callable[[Summary], float | None]
     form: "Callable[[Sequence[float]], Form]"
     sign: int
+    small: float | None = None
 
     def texts(self, values: Sequence[float | None]) -> tuple[str, ...]:
         text = self.form([value for value in values if value is not None])
         return tuple("-" if value is None else text(value) for value in values)
 
-    def best(self, values: Sequence[float | None]) -> frozenset[int]:
-        """The indexes of the runs that win: none if all look alike, several if some of them do."""
-        shown = self.texts(values)
-        known = [index for index, value in enumerate(values) if value is not None]
-        if not self.sign or len(known) < 2 or len(set(shown)) == 1:
-            return frozenset()
-        best = max(known, key=lambda index: (values[index] or 0.0) * self.sign)
-        return frozenset(index for index in known if shown[index] == shown[best])
+    def leaders(
+        self, values: Sequence[float | None], margins: Sequence[float | None] = ()
+    ) -> frozenset[int]:
+        """The indexes of the runs that no other is clearly better than; none if those are all."""
+        return leaders(values, self.sign, small=self.small, margins=margins)
 
 
 Form = Callable[[float], str]
@@ -92,6 +92,10 @@ def goals_text(goals: Goals) -> str:
     return ", ".join(f"{name} {seconds_text(value)}" for name, value in given.items() if value)
 
 
+def usd_text(value: float) -> str:
+    return f"${value:,.2f}"
+
+
 def counts_text(counts: Mapping[str, int]) -> str:
     """`split: 78, short: 22`."""
     return ", ".join(f"{name}: {count:,}" for name, count in counts.items())
@@ -124,7 +128,13 @@ def run_facts(summary: Summary) -> Iterable[tuple[str, str]]:
     if summary.num_failed:
         yield "failed", f"{counts_text(summary.errors)} ({share_text(summary.failed_share)})"
     tokens = rate_text(summary.output_rate)
-    yield "throughput", f"{rate_text(summary.request_rate)} requests, {tokens} output tokens"
+    offered = (
+        "" if summary.offered_rate is None else f" of {rate_text(summary.offered_rate)} offered"
+    )
+    yield (
+        "throughput",
+        f"{rate_text(summary.request_rate)} requests{offered}, {tokens} output tokens",
+    )
     cached = f"{share_text(summary.cached_share)} of them cached"
     yield "tokens", f"{summary.num_prompt:,} prompt, {cached}; {summary.num_output:,} output"
     if summary.goals is not None and summary.goodput is not None:
@@ -145,23 +155,41 @@ def metrics(goals: Goals | None = None) -> list[Metric]:
         for statistic in (("mean", "p99") if field == "max_gap" else STATISTICS)
     ]
     if goals is not None:
+        share = Metric(
+            "goodput", "share", lambda s: _of_goodput(s, "share"), _SHARE, 1, SMALL_SHARE
+        )
         figures += [
-            Metric("goodput", "share", lambda s: _of_goodput(s, "share"), _each(share_text), 1),
-            Metric("goodput", "rate", lambda s: _of_goodput(s, "rate"), _each(rate_text), 1),
+            share,
+            Metric("goodput", "rate", lambda s: _of_goodput(s, "rate"), _RATE, 1),
+            Metric("goodput", "rate offered", lambda s: s.offered_rate, _RATE, 0),
         ]
     return [
         *figures,
-        Metric("throughput", "requests", lambda s: s.request_rate, _each(rate_text), 1),
-        Metric("throughput", "output tokens", lambda s: s.output_rate, _each(rate_text), 1),
-        Metric("requests", "all", lambda s: s.num_requests, _each("{:,.0f}".format), 0),
-        Metric("requests", "failed", lambda s: s.failed_share, _each(share_text), -1),
-        Metric("requests", "prompt cached", lambda s: s.cached_share, _each(share_text), 1),
+        Metric("throughput", "requests", lambda s: s.request_rate, _RATE, 1),
+        Metric("throughput", "output tokens", lambda s: s.output_rate, _RATE, 1),
+        *_PRICES,
+        *_REQUESTS,
     ]
 
 
 def _each(text: Form) -> Callable[[Sequence[float]], Form]:
     """A form that does not depend on what stands beside a value."""
     return lambda _: text
+
+
+_SHARE, _RATE, _COUNT, _USD = map(_each, (share_text, rate_text, "{:,.0f}".format, usd_text))
+_PRICES = (
+    Metric("price", "of the cluster, per hour", lambda s: s.backstage.usd_per_hour, _USD, 0),
+    Metric("price", "per million output tokens", lambda s: s.usd_per_million_output, _USD, -1),
+    Metric("price", "per million good tokens", lambda s: s.usd_per_million_good, _USD, -1),
+)
+_REQUESTS = (
+    Metric("requests", "all", lambda s: s.num_requests, _COUNT, 0),
+    Metric("requests", "failed", lambda s: s.failed_share, _SHARE, -1, FEW_FAILED),
+    Metric("requests", "prompt cached", lambda s: s.cached_share, _SHARE, 1, SMALL_SHARE),
+    Metric("requests", "planned anew", lambda s: s.backstage.num_again, _COUNT, 0),
+    Metric("requests", "tokens computed again", lambda s: s.backstage.tokens_again, _COUNT, 0),
+)
 
 
 def _of_distribution(field: str, statistic: str) -> Metric:
@@ -180,13 +208,18 @@ def _of_goodput(summary: Summary, field: str) -> float | None:
 @dataclass(frozen=True, slots=True)
 class Compared:
     """A figure of several runs: a value and a text for each of them, and the indexes of those that
-    win. `margins` say by how much values may be off, where that is known."""
+    no other is clearly better than. `margins` say by how much values may be off, where that is known."""
 
     metric: Metric
     values: tuple[float | None, ...]
     texts: tuple[str, ...]
-    best: frozenset[int]
+    leaders: frozenset[int]
     margins: tuple[str, ...] = ()
+
+    @property
+    def winner(self) -> int | None:
+        """The only one that is best."""
+        return only(self.leaders)
 
     @property
     def group(self) -> str:
@@ -203,19 +236,19 @@ def compared(summaries: Sequence[Summary], goals: Goals | None = None) -> list[C
     for metric in metrics(goals):
         values = tuple(metric.value(summary) for summary in summaries)
         if any(value is not None for value in values):
-            rows.append(Compared(metric, values, metric.texts(values), metric.best(values)))
+            rows.append(Compared(metric, values, metric.texts(values), metric.leaders(values)))
     return rows
 
 
 def compare_table(runs: Mapping[str, Sequence[Outcome]], goals: Goals | None = None) -> str:
-    """A column per run; the best figure of a row has a star."""
+    """A column per run; the best figure of a row has a star, and below stands what that means."""
     summaries = [summarize(outcomes, goals) for outcomes in runs.values()]
     rows = [("", *(f"{name} " for name in runs))]
     for row in compared(summaries, goals):
-        marks = [BEST if index in row.best else " " for index in range(len(row.texts))]
+        marks = [BEST if index == row.winner else " " for index in range(len(row.texts))]
         cells = [text + mark for text, mark in zip(row.texts, marks, strict=True)]
         rows.append((f"{row.group}, {row.name}", *cells))
-    return aligned(rows)
+    return f"{aligned(rows)}\n\n{BEST} {RULE}. {ONE_RUN}"
 
 
 def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> str:
@@ -237,7 +270,9 @@ def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> str:
 def run_json(outcomes: Sequence[Outcome], goals: Goals | None = None) -> dict[str, Any]:
     """The figures of a run in seconds, tokens, and per second; lists nothing request by request."""
     summary = summarize(outcomes, goals)
-    return {**asdict(summary), "num_requests": summary.num_requests}
+    figures = {**asdict(summary), "num_requests": summary.num_requests}
+    del figures["backstage"]  # of what is measured nothing is known
+    return figures
 
 
 def outcomes_json(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:

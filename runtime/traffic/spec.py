@@ -8,7 +8,6 @@ traces/conversation.jsonl
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -16,6 +15,8 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from mserve.runtime.traffic.arrivals import BLOCK_TOKENS, Arrival, TrafficError, scaled
+from mserve.runtime.traffic.refusals import refused
+from mserve.runtime.traffic.suggestions import meant, near_miss
 from mserve.runtime.traffic.traces import ReadOptions, read_trace
 from mserve.runtime.traffic.workloads import PREBLE, long_and_short, poisson, sharing
 
@@ -103,18 +104,14 @@ def traffic(
 
     `seed` is for a text that does not give its own.
     """
-    name, _, settings = text.partition(":")
+    name = text.partition(":")[0]
     if name in GENERATORS:
-        given = _pairs(name, settings)
-        if seed is not None:
-            given.setdefault("seed", str(seed))
-        return _converted(name, given).arrivals(name)
+        return _settings(text, seed).arrivals(name)
     path = Path(text).expanduser()
     if path.exists() or path.suffix or len(path.parts) > 1:
         return read_trace(path, options=options)
-    near = get_close_matches(name, GENERATORS, n=1)
-    if near:
-        raise TrafficError(f"There is no traffic {name!r}; did you mean {near[0]!r}?")
+    if near := near_miss(name, GENERATORS):
+        raise TrafficError(f"There is no traffic {name!r}; did you mean {near!r}?")
     raise TrafficError(
         f"Traffic is a trace's path or one of {', '.join(GENERATORS)}, with settings as in"
         f" `poisson:rate=2,input=1000,output=100`; {text!r} is neither."
@@ -131,6 +128,13 @@ class TrafficOptions:
     limit: int | None = None
     duration_s: float | None = None
 
+    @property
+    def most_requests(self) -> int | None:
+        """As far as that is known without reading a trace. Raises TrafficError."""
+        is_made_up = self.trace.partition(":")[0] in GENERATORS
+        bounds = (_settings(self.trace).num if is_made_up else None, self.limit)
+        return min((each for each in bounds if each is not None), default=None)
+
     def arrivals(self, seed: int) -> Iterator[Arrival]:
         """Raises TrafficError."""
         return scaled(
@@ -142,6 +146,14 @@ class TrafficOptions:
         )
 
 
+def _settings(text: str, seed: int | None = None) -> _Settings:
+    name, _, settings = text.partition(":")
+    given = _pairs(name, settings)
+    if seed is not None:
+        given.setdefault("seed", str(seed))
+    return _converted(name, given)
+
+
 def _pairs(name: str, settings: str) -> dict[str, str]:
     known = [field.encode_name for field in msgspec.structs.fields(GENERATORS[name])]
     given: dict[str, str] = {}
@@ -150,9 +162,7 @@ def _pairs(name: str, settings: str) -> dict[str, str]:
         if not equals or not value:
             raise TrafficError(f"Settings of {name} are KEY=VALUE, not {setting!r}.")
         if key not in known:
-            near = get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}."
-            raise TrafficError(f"{name} has no setting {key!r}; {hint}")
+            raise TrafficError(f"{name} has no setting {key!r}; {meant(key, known, 'it has')}")
         if key in given:
             raise TrafficError(f"{name} is given {key!r} twice: leave one out.")
         given[key] = value
@@ -163,15 +173,7 @@ def _converted(name: str, given: Mapping[str, str]) -> _Settings:
     try:
         return msgspec.convert(given, GENERATORS[name], strict=False)
     except msgspec.ValidationError as error:
-        raise TrafficError(f"{name}: {_said(str(error), given)}") from None
-
-
-def _said(problem: str, given: Mapping[str, str]) -> str:
-    """`Expected `float` > 0.0 - at `$.rate`` with the value that was given, and without marks."""
-    what, _, place = problem.replace("`", "").partition(" - at $.")
-    if place in given:
-        return f"{place} is {given[place]!r}. {what}."
-    if what.startswith(missing := "Object missing required field "):
-        key = what.removeprefix(missing)
-        return f"{key} is missing: add {key}=... to its settings."
-    return f"{what}."
+        problem = refused(error, given)
+        key, is_missing, _ = problem.partition(" is missing")
+        hint = f": add {key}=... to its settings" if is_missing else ""
+        raise TrafficError(f"{name}: {problem}{hint}.") from None

@@ -4,14 +4,11 @@ Readers refuse what they do not understand, with file and line (`TrafficError`),
 not in the order of time.
 """
 
-import csv
 import itertools
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,17 +22,24 @@ from mserve.runtime.traffic.arrivals import (
     num_blocks,
     unlike_any,
 )
+from mserve.runtime.traffic.azure import AZURE_HEADER, azure_rows
 from mserve.runtime.traffic.conversations import (
     CountTokens,
     Pace,
     estimated_tokens,
     read_conversations,
 )
-from mserve.runtime.traffic.trace_lines import at_line, in_order, json_lines, numbered_lines
+from mserve.runtime.traffic.refusals import malformed
+from mserve.runtime.traffic.suggestions import meant
+from mserve.runtime.traffic.trace_lines import (
+    at_line,
+    in_order,
+    json_lines,
+    numbered_lines,
+)
 
 MOONCAKE_BLOCK_TOKENS = 512
 MOONCAKE_TICK_S = 3.0
-AZURE_HEADER = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 
 Count = Annotated[int, Meta(ge=0)]
 PositiveCount = Annotated[int, Meta(ge=1)]
@@ -62,9 +66,7 @@ def read_trace(
     """
     name = detected(path) if format_name is None else format_name
     if name not in FORMATS:
-        near = get_close_matches(name, FORMATS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"they are {', '.join(FORMATS)}."
-        raise TrafficError(f"There is no trace format {name!r}; {hint}")
+        raise TrafficError(f"There is no trace format {name!r}; {meant(name, FORMATS)}")
     with closing(numbered_lines(path)) as lines:
         _first_line(path, lines)
     return _some(path, FORMATS[name].read(path, options or ReadOptions()))
@@ -160,46 +162,15 @@ def _expect_blocks(
 # --- Azure --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _AzureRow:
-    at_s: float  # of the calendar
-    num_prompt: int
-    num_output: int
-
-
 def _read_azure(path: Path, options: ReadOptions) -> Iterator[Arrival]:
     """It says nothing of contents, so no prompt begins like another."""
     begin_s: float | None = None
     block_tokens = options.block_tokens
-    for number, row in in_order(path, _azure_rows(path), lambda row: row.at_s):
+    for number, row in in_order(path, azure_rows(path), lambda row: row.at_s):
         begin_s = row.at_s if begin_s is None else begin_s
         blocks = unlike_any(number, row.num_prompt, block_tokens)
         lengths = row.num_prompt, max(1, row.num_output)
         yield Arrival(row.at_s - begin_s, *lengths, blocks, block_tokens)
-
-
-def _azure_rows(path: Path) -> Iterator[tuple[int, _AzureRow]]:
-    lines = numbered_lines(path)
-    number, header = next(lines)
-    if tuple(header.decode(errors="replace").split(",")) != AZURE_HEADER:
-        raise at_line(path, number, f"the header of Azure's traces is {','.join(AZURE_HEADER)}.")
-    for number, line in lines:
-        try:
-            yield number, _azure_row(next(csv.reader([line.decode()])))
-        except (ValueError, csv.Error) as error:
-            raise at_line(path, number, f"{error}.") from None
-
-
-def _azure_row(fields: Sequence[str]) -> _AzureRow:
-    """Raises ValueError."""
-    if len(fields) != len(AZURE_HEADER):
-        raise ValueError(f"there are {len(fields)} fields, not {', '.join(AZURE_HEADER)}")
-    at = datetime.fromisoformat(fields[0])
-    at = at if at.tzinfo else at.replace(tzinfo=UTC)
-    row = _AzureRow(at.timestamp(), int(fields[1]), int(fields[2]))
-    if row.num_prompt < 1 or row.num_output < 0:
-        raise ValueError("ContextTokens must be at least 1 and GeneratedTokens at least 0")
-    return row
 
 
 # --- which one ----------------------------------------------------------------------------------
@@ -257,13 +228,17 @@ def detected(path: Path) -> str:
 def _first_line(path: Path, lines: Iterator[tuple[int, bytes]]) -> tuple[int, bytes]:
     for numbered in lines:
         return numbered
-    raise TrafficError(f"The trace {str(path)!r} is empty: it must hold one request a line.")
+    raise TrafficError(
+        f"The trace {str(path)!r} is empty: it must hold one request a line (docs/benchmarking.md)."
+    )
 
 
 def _fields(path: Path, number: int, line: bytes) -> frozenset[str]:
     try:
         return frozenset(msgspec.json.decode(line, type=dict[str, Any]))
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if line.startswith(b"{") and not isinstance(error, UnicodeDecodeError):
+            raise at_line(path, number, f"{malformed(error, line)}.") from None
         header = ",".join(AZURE_HEADER)
         raise TrafficError(
             f"{path}, line {number}: this is no trace; one begins with a JSON object, or with"

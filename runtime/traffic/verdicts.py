@@ -19,23 +19,25 @@ _DECIDING = (
     (DISTRIBUTIONS["jct"], "mean"),
     (DISTRIBUTIONS["jct"], "p99"),
     ("throughput", "output tokens"),
+    ("price", "per million output tokens"),
+    ("price", "per million good tokens"),
     ("requests", "failed"),
 )
 _SHARES = {("goodput", "share"), ("requests", "failed")}
-_NO_WINNER = "no winner: seeds disagree"
-_MAX_NAMED = 3  # winners; more of them are counted
-_ALIKE = "all alike"
+ALIKE = "no difference that counts"
+UNSURE = "not told apart: the margins overlap"
+_MAX_NAMED = 3  # who are as good as each other; more of them are counted
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """On one figure. `best` holds the winners' indexes; without one, `winner` says why."""
+    """On one figure. `best` is the winner's index; without one, `winner` says why."""
 
     figure: Compared
-    best: frozenset[int]
+    best: int | None
     winner: str
-    text: str  # the winner's figure
-    by: str  # how much better that is than the next one's
+    text: str  # the winner's figure, or of those who lead the best one
+    by: str  # how much better that is than the next one's who is clearly behind
 
 
 def verdicts(names: Sequence[str], figures: Sequence[Compared]) -> list[Verdict]:
@@ -46,28 +48,36 @@ def verdicts(names: Sequence[str], figures: Sequence[Compared]) -> list[Verdict]
 
 
 def _verdict(names: Sequence[str], figure: Compared) -> Verdict:
-    if not figure.best:
-        reason = _ALIKE if len(set(figure.texts)) == 1 else _NO_WINNER
-        return Verdict(figure, figure.best, reason, "", "")
-    best = min(figure.best)
-    winner = ", ".join(names[index] for index in sorted(figure.best))
-    if len(figure.best) > _MAX_NAMED:
-        winner = f"{len(figure.best)} of {len(names)}, all alike"
-    return Verdict(figure, figure.best, winner, figure.texts[best], _difference(names, figure))
+    reason = UNSURE if figure.metric.leaders(figure.values) != figure.leaders else ALIKE
+    if not figure.leaders:
+        return Verdict(figure, None, reason, "", "")
+    text, by = figure.texts[_best(figure)], _difference(names, figure)
+    if figure.winner is not None:
+        return Verdict(figure, figure.winner, names[figure.winner], text, by)
+    who = ", ".join(names[index] for index in sorted(figure.leaders))
+    if len(figure.leaders) > _MAX_NAMED:
+        who = f"{len(figure.leaders)} of {len(names)}"
+    return Verdict(figure, None, f"{who}: {reason}", text, by)
+
+
+def _best(figure: Compared) -> int:
+    """The index of the best value, however little it is ahead."""
+    sign = figure.metric.sign
+    return max(figure.leaders, key=lambda index: (figure.values[index] or 0.0) * sign)
 
 
 def _difference(names: Sequence[str], figure: Compared) -> str:
-    """From the best run to the best of those that do not win."""
+    """From the best run to the best of those that are clearly behind it."""
     others = {
         index: value
         for index, value in enumerate(figure.values)
-        if value is not None and index not in figure.best
+        if value is not None and index not in figure.leaders
     }
     if not others:
         return ""
     sign = figure.metric.sign
     after = max(others, key=lambda index: others[index] * sign)
-    best = max(value * sign for value in figure.values if value is not None) * sign
+    best = figure.values[_best(figure)] or 0.0
     return f"{_words(figure, best, others[after])} {names[after]} ({figure.texts[after]})"
 
 
@@ -91,21 +101,21 @@ def in_a_sentence(names: Sequence[str], found: Iterable[Verdict]) -> str:
     """Which runs win which groups of figures, all of a group's; who wins the first one comes first."""
     wins = _wins(found)
     if not wins:
-        return "No run is best in all figures of anything."
+        return "No run is clearly best in all figures of anything."
     parts = [f"{names[run]} has the best {enumerated(groups)}" for run, groups in wins.items()]
     return "; ".join(parts) + "."
 
 
 def _wins(found: Iterable[Verdict]) -> Mapping[int, list[str]]:
-    """Groups by who alone wins them."""
-    by_group: dict[str, frozenset[int]] = {}
+    """Groups by who wins every figure of them."""
+    by_group: dict[str, set[int | None]] = {}
     for verdict in found:
-        group = verdict.figure.group
-        by_group[group] = by_group.get(group, verdict.best) & verdict.best
+        by_group.setdefault(verdict.figure.group, set()).add(verdict.best)
     wins: dict[int, list[str]] = {}
-    for group, best in by_group.items():
-        if len(best) == 1 and group != "requests":
-            wins.setdefault(min(best), []).append(group)
+    for group, winners in by_group.items():
+        winner = winners.pop()
+        if winner is not None and not winners and group != "requests":
+            wins.setdefault(winner, []).append(group)
     return wins
 
 

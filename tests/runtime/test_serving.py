@@ -1,5 +1,6 @@
 """What `mserve serve` starts, and what it does for a worker that died before it is started again."""
 
+import argparse
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +11,11 @@ import pytest
 
 from mserve.compiler.plan import PoolSpec
 from mserve.runtime import serving
+from mserve.runtime.cli.serving import add_commands
+from mserve.runtime.cli.serving_options import engine_options
 from mserve.runtime.cluster.launch import ChildExit
 from mserve.runtime.cluster.membership import Member
-from mserve.runtime.config import ServeOptions
+from mserve.runtime.config import EngineOptions, ServeOptions
 
 
 class Away:
@@ -60,3 +63,23 @@ def test_every_rank_gets_a_gpu_of_its_own() -> None:
         ("decode-1", 5, 1),
         ("decode-2", 6, 1),
     ]
+
+
+def test_a_worker_is_told_all_options_of_its_engine() -> None:
+    """What its command line means is what the operator's meant."""
+    engine = EngineOptions(
+        page_size=32,
+        host_cache_bytes=1 << 20,
+        batch="aligned",
+        patience_s=1e-5,
+        fill=0.5,
+        chunk_tokens=256,
+        threads=3,
+        checksum_kv=True,
+    )
+    nobody: Any = None
+    options = ServeOptions(Path("model"), "model")
+    child = serving._worker("pool-0", engine, "redis://localhost", options, nobody, nobody)
+    parser = argparse.ArgumentParser()
+    add_commands(parser.add_subparsers())
+    assert engine_options(parser.parse_args(child.argv[3:])) == engine

@@ -73,6 +73,20 @@ def test_a_share_is_a_share(share: float) -> None:
         EngineOptions(gpu_memory_share=share)
 
 
+@pytest.mark.parametrize(("text", "patience_s"), [("20ms", 0.02), ("0", 0.0), ("1.5s", 1.5)])
+def test_patience_is_a_duration(text: str, patience_s: float) -> None:
+    assert engine_options(worker("--patience", text)).patience_s == pytest.approx(patience_s)
+
+
+def test_patience_needs_its_unit() -> None:
+    with pytest.raises(ConfigError, match=r"--patience: 0\.05 what. Write 0.05ms or 0.05s"):
+        engine_options(worker("--patience", "0.05"))
+
+
+def test_a_worker_has_the_defaults_of_the_options() -> None:
+    assert engine_options(worker("--cost-cache", "none")) == EngineOptions()
+
+
 def test_weights_are_loaded_or_made_up() -> None:
     with pytest.raises(ConfigError, match="--load takes auto, dummy, not 'random'"):
         EngineOptions(load="random")

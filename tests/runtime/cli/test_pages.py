@@ -43,7 +43,8 @@ def test_a_simulation_can_be_repeated(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_a_fault_is_marked(tmp_path: Path) -> None:
     fault = ("--cluster", "workers=2", "--fault", "kill workers-1 at 1s")
     page = written(tmp_path / "p.html", "simulate", "data_parallel", *fault)
-    assert page.count('class="mark"') == 2
+    assert page.count('class="mark"') == 3, "over the load, and in its worker's lane"
+    assert ">dead</span>" in page
     assert "<dt>faults</dt><dd>kill workers-1 at 1s</dd>" in page
 
 
@@ -57,6 +58,37 @@ def test_a_comparison_has_the_means_over_the_seeds(
     assert "data_parallel and balanced, simulated" in page
     assert "<dt>seeds</dt><dd>0 to 1</dd>" in page
     assert 'class="margin">±' in page
+
+
+def test_a_simulation_shows_its_workers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("simulate", "prefill_decode", "--cluster", "decode=2")
+    page, found = json_of(capsys, tmp_path / "p.html", *words)
+    assert page.index(">Load<") < page.index(">Workers<") < page.index(">Requests<")
+    assert 'aria-label="workers of prefill_decode"' in page
+    assert re.findall(r'class="name">([^<]*)<', page) == ["prefill-0", "decode-0", "decode-1"]
+    (prefill,) = (pool for pool in found["pools"] if pool["pool"] == "prefill")
+    assert f">{prefill['busy']:.1%} prefill</text>" in page
+
+
+def test_a_comparison_shows_the_workers_of_each_strategy(tmp_path: Path) -> None:
+    strategies = ("data_parallel", "balanced", "preble", "prefill_decode", "adaptive")
+    page = written(tmp_path / "p.html", "compare", *strategies, "--cluster", "workers=40")
+    assert re.findall(r'aria-label="workers of ([^"]*)"', page) == list(strategies)
+    assert "workers: the 4 busiest and the 4 idlest of 40 workers" in page
+    assert "mean of 32 others" in page
+    assert len(page) < 1_000_000
+
+
+def test_lanes_are_of_the_first_seed(tmp_path: Path) -> None:
+    words = ("compare", "data_parallel", "balanced", "--seeds")
+    pages = [written(tmp_path / "p.html", *words, num_seeds) for num_seeds in ("1", "2")]
+    one, two = (re.findall(r'<path class="area[^>]*>', page) for page in pages)
+    assert one == two != []
+
+
+def test_a_sweep_has_no_lanes(tmp_path: Path) -> None:
+    page = written(tmp_path / "p.html", "simulate", "balanced", "--sweep", "tail=0%..50%:2")
+    assert ">Workers<" not in page
 
 
 def test_one_seed_is_said_to_be_one(tmp_path: Path) -> None:

@@ -216,11 +216,14 @@ def test_a_sweep_has_no_single_run(flag: str, capsys: pytest.CaptureFixture[str]
     [
         (("--cluster", "wrkers=2"), "no pool 'wrkers'"),
         (("--cluster", "workers"), "POOL=COUNT"),
-        (("--fault", "kill workers-7 at 1s"), "did you mean 'workers-0'"),
+        (("--fault", "kill workers-7 at 1s"), "for a fault; it has workers-0"),
         (("--fault", "burn workers-0"), "kill WORKER at TIME"),
         (("--fault", "random:every=1s"), "lacks `repair`"),
         (("--why", "first"), "numbered from 0"),
-        (("--why", "20"), "There was no request 20"),
+        (("--why", "20"), "There is no request 20: this traffic has 20, numbered 0 to 19"),
+        (("--limit", "1", "--why", "1"), "this traffic has one, number 0"),
+        (("--slo", "ttft=500"), "--slo ttft: 500 what? Write 500ms or 500s"),
+        (("--duration", "0s"), "--duration must be above 0, not 0s"),
         (("--plans", "/nowhere/plans.jsonl"), "cannot be written"),
         (("--set", "tail=20%"), "tail"),
         (("--rate", "0"), "--rate must be above 0"),
@@ -253,4 +256,4 @@ def test_what_is_wrong_with_a_comparison_is_said(
 
 def test_an_unknown_gpu_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["simulate", "data_parallel", "--trace", TRACE, "--gpu", "h2000"]) == 2
-    assert "did you mean 'h200'" in said(capsys)
+    assert "known are h200, h100" in said(capsys)

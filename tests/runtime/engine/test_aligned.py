@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mserve.runtime.engine.aligned import LAST_PATIENCE, LEAST_FILL, AlignedPolicy, Alignment
+from mserve.runtime.engine.aligned import (
+    LAST_PATIENCE,
+    LEAST_FILL,
+    AlignedPolicy,
+    Alignment,
+    Ladder,
+    Window,
+)
 from mserve.runtime.engine.decode_cost import MIN_GAIN, DecodeCost, Room, predicted_gain
 
 ROOM = Room(sequences=4, positions=20_000)
@@ -30,6 +37,30 @@ def chosen(policy: AlignedPolicy[str], lengths: dict[str, int], now: float) -> s
 
 def test_similar_lengths_decode_together() -> None:
     assert chosen(policy_of(), SHORT_AND_LONG, 0.0) <= {"a", "b", "c", "d", "e"}
+
+
+def test_the_spread_bounds_a_window() -> None:
+    lengths = {"a": 100, "b": 140, "c": 180, "d": 400}
+    ladder = Ladder(lengths, dict.fromkeys(lengths, 0.0), {})
+    assert ladder.best(ROOM, 1.5, None) == Window(0, 2)
+    assert ladder.best(ROOM, 2.0, None) == Window(0, 3)
+    assert ladder.best(ROOM, 4.0, None) == Window(0, 4)
+
+
+def test_of_equal_windows_the_one_is_chosen_whose_kv_need_not_move() -> None:
+    lengths = {"a": 100, "b": 110, "c": 900, "d": 910}
+    policy = policy_of(spread=1.2)
+    found = policy.choose(lengths, Room(2, 10_000), 0.0, far={"a", "b"})
+    assert {item for item in lengths if item in found} == {"c", "d"}
+
+
+def test_a_batch_that_cost_something_to_form_stays_longer() -> None:
+    policy = policy_of()
+    first = chosen(policy, SHORT_AND_LONG, 0.0)
+    policy.stay(3.0)
+    assert policy.until == pytest.approx(4.0)
+    assert chosen(policy, SHORT_AND_LONG, 3.9) == first
+    assert chosen(policy, SHORT_AND_LONG, 4.0) != first
 
 
 def test_a_batch_stays_together_while_others_wait_within_their_patience() -> None:
@@ -62,7 +93,7 @@ def test_a_batch_is_refilled_when_it_runs_low_and_not_before() -> None:
 
 
 def test_a_small_batch_takes_longer_ones_too() -> None:
-    lengths = {"short": 10, "long1": 900, "long2": 3000, "long3": 9000}
+    lengths = {"short": 10, "long1": 90, "long2": 300, "long3": 900}
     policy = policy_of(spread=1.5)
     assert len(chosen(policy, lengths, 0.0)) >= LEAST_FILL * ROOM.sequences
 
@@ -153,14 +184,14 @@ WIDE = Room(256, 10**7)
 
 
 def gain(lengths: list[int], cost: DecodeCost = UNSPLIT) -> float:
-    return predicted_gain(lengths, WIDE, cost, stay_s=1.0)
+    return predicted_gain(lengths, WIDE, cost, stay_s=1.0, num_tokens=100)
 
 
 def test_the_gain_is_what_the_formula_says() -> None:
     one = DecodeCost(fixed_s=1.0, longest_s=0.01)
     room = Room(2, 10**6)
     # Plain: (100, 1), (100, 1), 2 s each. Sorted: (100, 100) 2 s, (1, 1) 1.01 s.
-    found = predicted_gain([100, 1, 100, 1], room, one, 1.0)
+    found = predicted_gain([100, 1, 100, 1], room, one, 1.0, 100)
     assert found == pytest.approx(1 - 3.01 / 4)
 
 
@@ -177,7 +208,7 @@ def test_the_gain_is_what_the_formula_says() -> None:
 )
 def test_nothing_to_gain(lengths: list[int], cost: DecodeCost) -> None:
     room = Room(256, 200_000) if cost.move_s else WIDE
-    assert predicted_gain(lengths, room, cost, 1.0) < MIN_GAIN
+    assert predicted_gain(lengths, room, cost, 1.0, 100) < MIN_GAIN
 
 
 def test_long_ones_among_short_ones_gain() -> None:

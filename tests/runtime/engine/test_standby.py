@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from math import inf
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mserve.runtime.engine.batching import Batch, LaunchedStep, StepOutput
@@ -180,6 +180,7 @@ def overlapped(arrivals: list[Arrival], config: EngineConfig) -> tuple[dict[str,
     num_pages=st.sampled_from([60, 150]),
     host_pages=st.sampled_from([0, 400]),
 )
+@example(seed=10, rate=200.0, num_pages=60, host_pages=400)  # parked in the midst of a run
 def test_repeating_a_batch_changes_no_decision_and_no_time(
     seed: int, rate: float, num_pages: int, host_pages: int
 ) -> None:

@@ -11,7 +11,7 @@ from mserve.runtime.simulator.comparison import (
     comparison_json,
     comparison_table,
 )
-from mserve.runtime.traffic.outcomes import Outcome, Summary, summarize
+from mserve.runtime.traffic.outcomes import Backstage, Outcome, Summary, summarize
 
 TTFT = "time to first token, mean"
 
@@ -35,12 +35,18 @@ def test_the_margin_is_students() -> None:
     assert Estimate.of([1.0]) == Estimate(1.0, 0.0)
 
 
-def test_who_is_best_with_every_seed_wins() -> None:
-    assert best(TTFT, runs(a=[0.3, 0.4], b=[0.2, 0.1])) == 1
+def test_who_is_best_by_more_than_the_margins_wins() -> None:
+    assert best(TTFT, runs(a=[0.5, 0.51], b=[0.2, 0.21])) == 1
 
 
-def test_nobody_wins_where_seeds_differ() -> None:
+def test_nobody_wins_where_margins_overlap() -> None:
     assert best(TTFT, runs(a=[0.3, 0.1], b=[0.2, 0.2])) is None
+    assert best(TTFT, runs(a=[0.5, 0.6], b=[0.2, 0.3])) is None, "± 635 ms each"
+
+
+def test_nobody_wins_by_less_than_counts_however_sure_it_is() -> None:
+    assert best(TTFT, runs(a=[0.200, 0.200], b=[0.203, 0.203])) is None
+    assert best(TTFT, runs(a=[0.200], b=[0.203])) is None
 
 
 def test_nobody_wins_where_all_are_alike() -> None:
@@ -58,22 +64,44 @@ def test_a_variant_whose_requests_all_failed_has_no_times() -> None:
 
 
 def test_a_page_has_the_same_means_and_winners() -> None:
-    found = runs(a=[0.3, 0.5], b=[1.5, 1.6])
+    found = runs(a=[0.3, 0.31], b=[1.5, 1.51])
     row = next(each for each in compared_over_seeds(found) if f"{each.group}, {each.name}" == TTFT)
-    assert row.values == pytest.approx((0.4, 1.55))
-    assert row.texts == ("400 ms", "1,550 ms"), "one unit"
-    assert row.margins == ("±1,271 ms", "±636 ms")
-    assert row.best == {0}
+    assert row.values == pytest.approx((0.305, 1.505))
+    assert row.texts == ("305 ms", "1,505 ms"), "one unit"
+    assert row.margins == ("±63.5 ms", "±63.5 ms")
+    assert row.winner == 0
 
 
-def test_a_page_shows_all_that_are_best_with_every_seed() -> None:
-    found = runs(a=[0.3, 0.4], b=[0.3, 0.4], c=[0.5, 0.6], d=[0.3, 0.6])
+def test_who_lead_together_are_no_winners() -> None:
+    found = runs(a=[0.3, 0.31], b=[0.3, 0.31], c=[0.5, 0.51], d=[0.3, 0.6])
     assert best(TTFT, found) is None
     row = next(each for each in compared_over_seeds(found) if f"{each.group}, {each.name}" == TTFT)
-    assert row.best == {0, 1}
+    assert row.leaders == {0, 1, 3}
+    assert row.winner is None
 
 
-def test_a_single_seed_has_no_margin() -> None:
-    rows = compared_over_seeds(runs(a=[0.3], b=[0.2]))
-    assert all(row.margins == ("", "") for row in rows)
-    assert "±" not in comparison_table(runs(a=[0.3], b=[0.2]))
+def test_a_single_seed_has_no_margin_and_says_what_that_means() -> None:
+    found = runs(a=[0.3], b=[0.2])
+    assert all(row.margins == ("", "") for row in compared_over_seeds(found))
+    table = comparison_table(found)
+    assert "±" not in table
+    assert "This is one seed" in table
+    rows = comparison_json(found)["metrics"]
+    assert isinstance(rows, list)
+    assert {each["margin"] for row in rows for each in row["estimates"].values()} == {None}
+
+
+def test_prices_and_interruptions_are_rows_where_they_are_known() -> None:
+    outcomes = [Outcome(0.0, 1.0, 36.0, 10, 10)]
+    backstage = Backstage(usd_per_hour=100.0, num_again=3, tokens_again=1234)
+    table = comparison_table({"a": [summarize(outcomes, None, backstage)], "b": [run(0.2)]})
+    rows = {line[:40].strip().rpartition("  ")[0].strip(): line for line in table.splitlines()}
+    for words, value in (
+        ("price, of the cluster, per hour", "$100.00"),
+        ("price, per million output tokens", "$100,000.00"),
+        ("requests, planned anew", "3"),
+        ("requests, tokens computed again", "1,234"),
+    ):
+        (line,) = [line for line in rows.values() if line.startswith(words)]
+        assert line.removeprefix(words).split() == [value, "-"]
+    assert "per million good" not in table

@@ -27,7 +27,8 @@ def drawn(seed: int, num: int = 200, workers: tuple[str, ...] = WORKERS) -> list
     [
         ("kill decode-1 at 30s", Kill("decode-1", 30.0)),
         ("  restart decode-1  at  2min ", Restart("decode-1", 120.0)),
-        ("random:every=1h,repair=90", RandomFaults(3600.0, 90.0)),
+        ("random:every=1h,repair=90s", RandomFaults(3600.0, 90.0)),
+        ("kill decode-1 at 0", Kill("decode-1", 0.0)),
         ("random: repair=30s , every=500ms", RandomFaults(0.5, 30.0)),
     ],
 )
@@ -45,7 +46,8 @@ def test_what_faults_read_like(text: str, meant: Kill | Restart | RandomFaults) 
         ("random:every=1s", "lacks `repair`: add it, as `repair=30s`"),
         ("random:evry=1s,repair=1s", "not 'evry=1s'"),
         ("random:every=1s,every=1s", "`every` and `repair` once"),
-        ("random:every=0s,repair=1s", "random:every takes a duration"),
+        ("random:every=0s,repair=1s", "random:every must be above 0"),
+        ("kill decode-1 at 30", "--fault: 30 what. Write 30ms or 30s"),
     ],
 )
 def test_what_is_wrong_is_said(text: str, message: str) -> None:
@@ -75,8 +77,11 @@ def test_timed_and_random_faults_mix_in_the_order_of_time() -> None:
 
 
 def test_a_fault_needs_a_worker_that_is_there() -> None:
-    with pytest.raises(ConfigError, match="no worker 'decode-9' for a fault; did you mean"):
+    listed = "it has prefill-0, decode-0 to decode-1"
+    with pytest.raises(ConfigError, match=f"no worker 'decode-9' for a fault; {listed}"):
         schedule([Kill("decode-9", 1.0)], WORKERS)
+    with pytest.raises(ConfigError, match="'decod-1' for a fault; did you mean 'decode-1'"):
+        schedule([Kill("decod-1", 1.0)], WORKERS)
 
 
 def test_random_faults_are_those_of_their_seed() -> None:

@@ -36,12 +36,44 @@ def test_the_gpus_that_ship() -> None:
     assert hardware.gpu("a100").fp8_tflops is None
 
 
+def test_names_in_any_case() -> None:
+    hardware = load_hardware()
+    assert hardware.gpu("H100") is hardware.gpu("h100")
+    assert hardware.format("FP8") is hardware.format("fp8")
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("meta-llama/Llama-3.1-8B", "llama-3.1-8b"),
+        ("Llama-3.1-8B-Instruct", "llama-3.1-8b"),
+        ("META-LLAMA/meta-llama-3.1-70b-instruct", "llama-3.1-70b"),
+        ("somebody/Qwen3-8B", "qwen3-8b"),
+        ("Qwen/Qwen3-32B", "qwen3-32b"),
+        ("mistralai/Mistral-7B-Instruct-v0.3", "mistral-7b"),
+    ],
+)
+def test_models_by_their_names_at_hugging_face(name: str, key: str) -> None:
+    hardware = load_hardware()
+    assert hardware.model(name) is hardware.model(key)
+
+
+@pytest.mark.parametrize("name", ["h1000", "H20", "b200"])
+def test_another_gpu_is_no_misspelled_one(name: str) -> None:
+    listed = r"known are h200, h100, a100, l40s, a6000\. .* table of your own with --hardware"
+    with pytest.raises(ConfigError, match=f"There is no GPU '{name}'; {listed}"):
+        load_hardware().gpu(name)
+
+
 def test_a_misspelled_name_is_mended() -> None:
-    with pytest.raises(ConfigError, match="There is no GPU 'H20'; did you mean 'h200'"):
-        load_hardware().gpu("H20")
-    with pytest.raises(ConfigError, match=r"no model 'llama-8b'; did you mean 'llama-3.1-8b'"):
-        load_hardware().model("llama-8b")
-    with pytest.raises(ConfigError, match="no weight format 'int4'; known are bf16, fp8"):
+    with pytest.raises(ConfigError, match=r"no model 'lama-3.1-8b'; did you mean 'llama-3.1-8b'"):
+        load_hardware().model("lama-3.1-8b")
+    with pytest.raises(
+        ConfigError,
+        match=r"no model 'qwen3-235b'; known are .*qwen.* its folder with config.json, or",
+    ):
+        load_hardware().model("qwen3-235b")
+    with pytest.raises(ConfigError, match=r"no weight format 'int4'; known are bf16, fp8\."):
         load_hardware().format("int4")
 
 

@@ -33,3 +33,13 @@ def test_they_are_named_with_what_is_wrong_with_them() -> None:
         "slow end": "requests 3 (4.00 s), 1 (2.50 s), 4 (2.50 s), 0 (1.00 s); --why 3 says why",
     }
     assert list(outlier_facts([])) == []
+
+
+def test_of_each_kind_of_failure_the_first_says_what_was_said() -> None:
+    late = Outcome(0.0, None, 60.0, 10, 0, error="unavailable_error")
+    large = Outcome(0.0, None, 0.1, 10, 0, error="request_too_large")
+    failures = {0: "It has 9 tokens; the model takes 8.", 1: "No token came within 60 s.", 2: "x"}
+    facts = dict(outlier_facts([large, late, large], failures))
+    assert facts["request_too_large"] == "request 0: It has 9 tokens; the model takes 8."
+    assert facts["unavailable_error"].startswith("request 1: No token came within 60 s. ")
+    assert "`limits { timeout }`" in facts["unavailable_error"]

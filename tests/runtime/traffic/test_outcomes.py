@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mserve.runtime.traffic.outcomes import (
+    Backstage,
     Distribution,
     Goals,
     Goodput,
@@ -68,13 +69,33 @@ def test_a_run_counts_finished_requests_and_reports_failed_ones() -> None:
 )
 def test_goodput_is_of_all_that_arrived(goals: Goals, num_met: int) -> None:
     summary = summarize([DONE, SLOW, FAILED], goals)
-    assert summary.goodput == Goodput(num_met / 3, num_met / 5)
+    num_output = sum(each.num_output for each in (DONE, SLOW) if goals.met_by(each))
+    assert summary.goodput == Goodput(num_met / 3, num_met / 5, num_output)
+
+
+def test_what_is_offered_is_counted_until_the_last_arrival_not_until_the_drain() -> None:
+    outcomes = [Outcome(at_s, at_s + 1.0, at_s + 30.0, 10, 5) for at_s in (2.0, 3.0, 4.0)]
+    summary = summarize(outcomes)
+    assert summary.offered_rate == 1.0
+    assert summary.request_rate < 0.1
+    assert summarize(outcomes[:1]).offered_rate is None
+
+
+def test_the_price_of_good_tokens_is_that_of_the_whole_cluster() -> None:
+    """Two requests of ten tokens in 36 s at $100 an hour; one of them met its goal."""
+    outcomes = [Outcome(0.0, 1.0, 36.0, 10, 10), Outcome(0.0, 9.0, 36.0, 10, 10)]
+    summary = summarize(outcomes, Goals(ttft_s=2.0), Backstage(usd_per_hour=100.0))
+    assert summary.usd_per_million_output == pytest.approx(1.0 / 20 * 1e6)
+    assert summary.usd_per_million_good == pytest.approx(1.0 / 10 * 1e6)
+    none_met = summarize(outcomes, Goals(ttft_s=0.5), Backstage(usd_per_hour=100.0))
+    assert none_met.usd_per_million_good is None
+    assert summarize(outcomes).usd_per_million_output is None, "nobody knows the price"
 
 
 def test_a_run_of_nothing() -> None:
     summary = summarize([], Goals(ttft_s=1.0))
     assert (summary.num_requests, summary.span_s, summary.ttft) == (0, 0.0, None)
-    assert summary.goodput == Goodput(0.0, 0.0)
+    assert summary.goodput == Goodput(0.0, 0.0, 0)
 
 
 def test_the_most_frequent_error_comes_first() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from mserve.runtime.traffic.charts import Mark
 from mserve.runtime.traffic.curves import Swept
+from mserve.runtime.traffic.lanes import KINDS, Lane, LanePool, Lanes
 from mserve.runtime.traffic.outcomes import Goals, Outcome, summarize
 from mserve.runtime.traffic.page import OTHER_TRAFFIC, About, write_page
 from mserve.runtime.traffic.report import compared, run_json
@@ -266,6 +267,22 @@ def test_hovering_shows_the_values() -> None:
     at = words.index("50% of requests within")
     assert words[at + 1 : at + 3] == ["1.49 s  a", "2.98 s  b"]
     assert "0 ms to 500 ms" in words
+
+
+def test_workers_of_runs_share_an_axis_and_a_legend() -> None:
+    def worked(end_s: float) -> Lanes:
+        busy_s = {kind: [0.5] * 20 for kind in KINDS}
+        lane = Lane("w-<0>", busy_s, [Mark(2.0, "kill")], [(2.0, 3.0)])
+        return Lanes([LanePool("w: 1 worker", [lane])], 1.0, end_s, end_s)
+
+    runs = {"a": run(), "b": run(slow=2)}
+    page = write_page("t", runs, None, About(lanes={"a": worked(20), "b": worked(40)}))
+    reader = read(page)
+    assert set(re.findall(r'fill="url\(#([^)]*)\)"', page)) <= set(reader.ids)
+    assert [reader.words.count(words) for words in (*KINDS.values(), "dead")] == [1] * 4
+    assert reader.words.count("40 s") == 2, "in both charts, though one run ends sooner"
+    assert "w-<0>" in reader.words
+    assert "Workers" not in read(write_page("t", runs)).words
 
 
 def test_events_are_marked_where_load_is_drawn() -> None:

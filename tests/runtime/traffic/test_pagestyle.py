@@ -47,6 +47,14 @@ def test_lines_stand_out_from_the_paper(is_ordered: bool) -> None:
         assert contrast(dark, "#0d1117") >= 3, style
 
 
+def test_kinds_of_work_stand_out_from_the_paper() -> None:
+    css = page_style(1, is_ordered=False)
+    for kind in ("prefill", "decode", "moves"):
+        light, dark = re.findall(rf"\.kind-{kind}\{{--kind:(#\w+)\}}", css)
+        assert contrast(light, "#ffffff") >= 3, kind
+        assert contrast(dark, "#0d1117") >= 3, kind
+
+
 def test_a_ramp_goes_from_light_to_dark() -> None:
     css = page_style(6, is_ordered=True)
     for paper in (0, 1):

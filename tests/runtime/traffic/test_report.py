@@ -55,7 +55,7 @@ def test_one_run() -> None:
         "\n"
         "requests    4 of 5 finished in 3.75 s\n"
         "failed      status 429: 1 (20.0%)\n"
-        "throughput  1.07/s requests, 6.40/s output tokens\n"
+        "throughput  1.07/s requests of 1.33/s offered, 6.40/s output tokens\n"
         "tokens      400 prompt, 25.0% of them cached; 24 output\n"
         "goodput     80.0%, 1.07/s requests with ttft 300 ms, tpot 100 ms\n"
         "routes      split: 4"
@@ -71,15 +71,16 @@ def test_a_comparison_marks_who_wins() -> None:
     runs = {"slow": run(0.4), "fast": run(0.2), "failing": run(0.2, num_failed=1)}
     lines = compare_table(runs, GOALS).splitlines()
     rows = {line[:27].strip(): line[27:] for line in lines}
-    assert rows["time to first token, p99"].split() == ["400", "ms", "200", "ms*", "200", "ms*"]
+    assert rows["time to first token, p99"].split() == ["400", "ms", "200", "ms", "200", "ms"]
     assert rows["goodput, share"].split() == ["0.0%", "100.0%*", "80.0%"]
-    assert rows["requests, failed"].split() == ["0.0%*", "0.0%*", "20.0%"]
+    assert rows["goodput, rate offered"].split() == ["1.00/s", "1.00/s", "1.33/s"]
+    assert rows["requests, failed"].split() == ["0.0%", "0.0%", "20.0%"], "two are as good"
     assert "*" not in rows["requests, all"]
     assert "*" not in rows["requests, prompt cached"], "all are alike"
 
 
 def test_one_run_wins_nothing_and_no_run_has_nothing() -> None:
-    assert not any(row.best for row in compared([summarize(run(0.2))]))
+    assert not any(row.leaders for row in compared([summarize(run(0.2))]))
     rows = {(row.group, row.name): row for row in compared([summarize([]), summarize(run(0.2))])}
     assert rows["time to first token", "p50"].texts == ("-", "200 ms")
     assert ("goodput", "share") not in rows
@@ -94,7 +95,11 @@ def test_json_has_figures_and_requests() -> None:
     figures = json.loads(json.dumps(run_json(outcomes, GOALS)))
     assert figures["num_requests"] == 5
     assert figures["ttft"]["p99"] == pytest.approx(0.25)
-    assert figures["goodput"] == {"share": 0.8, "rate": pytest.approx(4 / 3.75)}
+    assert figures["goodput"] == {
+        "share": 0.8,
+        "rate": pytest.approx(4 / 3.75),
+        "num_output": 24,
+    }
     assert figures["goals"] == {"ttft_s": 0.3, "tpot_s": 0.1, "jct_s": None}
     listed = json.loads(json.dumps(outcomes_json(outcomes)))
     assert len(listed) == 5

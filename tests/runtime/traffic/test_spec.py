@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mserve.runtime.traffic.arrivals import TrafficError
-from mserve.runtime.traffic.spec import GENERATORS, traffic
+from mserve.runtime.traffic.spec import GENERATORS, TrafficOptions, traffic
 from mserve.runtime.traffic.traces import ReadOptions
 from mserve.runtime.traffic.workloads import PREBLE, long_and_short, poisson, sharing
 
@@ -52,10 +52,10 @@ def test_a_path(tmp_path: Path) -> None:
         ("mix:frobnicate=2", "mix has no setting 'frobnicate'; it has rate, num, seed, cv, block"),
         ("poisson:rate=2,input=3", r"poisson: output is missing: add output=\.\.\."),
         ("poisson", "poisson: rate is missing"),
-        ("poisson:rate=0,input=3,output=1", "poisson: rate is '0'. Expected float > 0.0"),
-        ("poisson:rate=fast,input=3,output=1", "rate is 'fast'. Expected float, got str"),
-        ("poisson:rate=2,input=3.5,output=1", "input is '3.5'. Expected int, got str"),
-        ("mix:rate=2,share=5", "share is '5'. Expected float <= 1.0"),
+        ("poisson:rate=0,input=3,output=1", "poisson: rate is '0'; it must be above 0"),
+        ("poisson:rate=fast,input=3,output=1", "rate is 'fast', not a number"),
+        ("poisson:rate=2,input=3.5,output=1", "input is '3.5', not a whole number"),
+        ("mix:rate=2,share=5", "share is '5'; it must be at most 1"),
         ("poisson:rate", "Settings of poisson are KEY=VALUE, not 'rate'"),
         ("poisson:rate=", "Settings of poisson are KEY=VALUE, not 'rate='"),
         ("poisson:rate=1,rate=2", "poisson is given 'rate' twice"),
@@ -74,3 +74,17 @@ def test_every_generator_runs_with_few_settings(name: str) -> None:
     few = "rate=2,input=9,output=2" if name == "poisson" else "rate=2"
     found = list(traffic(f"{name}:{few},num=7"))
     assert len(found) == 7
+
+
+@pytest.mark.parametrize(
+    ("trace", "limit", "most"),
+    [
+        ("mix:rate=2,num=9", None, 9),
+        ("mix:rate=2,num=9", 5, 5),
+        ("mix:rate=2", None, 1000),
+        ("trace.jsonl", 7, 7),
+        ("trace.jsonl", None, None),
+    ],
+)
+def test_how_many_requests_there_can_be(trace: str, limit: int | None, most: int | None) -> None:
+    assert TrafficOptions(trace, limit=limit).most_requests == most

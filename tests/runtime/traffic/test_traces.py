@@ -1,5 +1,6 @@
 """Every format is recognised and read, and what is wrong with a line is said with its number."""
 
+import gzip
 from itertools import pairwise
 from pathlib import Path
 
@@ -108,17 +109,22 @@ def test_reading_streams(trace: Path) -> None:
 def test_a_broken_line_is_told_by_its_number(trace: Path, line_number: int) -> None:
     lines = MOONCAKE.splitlines()
     lines[line_number - 1] = '{"timestamp": 3000, "input_'
-    with pytest.raises(TrafficError, match=rf"trace, line {line_number}: .*truncated.*Mend"):
+    with pytest.raises(
+        TrafficError,
+        match=rf"trace, line {line_number}: it is no JSON, as it ends too soon, with .*input_.*Mend",
+    ):
         read(trace, "\n".join(lines))
 
 
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
-        ("512", "-1", r"line 2: Expected int >= 1 - at \$.input_length"),
-        ("512", '"many"', r"line 2: Expected int, got str - at \$.input_length"),
+        ("512", "-1", "line 2: input_length is -1; it must be at least 1. Mend"),
+        ("512", '"many"', "line 2: input_length is 'many', not a whole number"),
         ("[0]}", "[0, 9]}", "line 2: 512 prompt tokens in blocks of 512 need 1 ids, not 2"),
-        ('"hash_ids": [0]', '"hashes": [0]', "line 2: Object missing required field hash_ids"),
+        ('"hash_ids": [0]', '"hashes": [0]', "line 2: hash_ids is missing"),
+        ("[0, 1]", '[0, "x"]', r"line 1: hash_ids\[1\] is 'x', not a whole number"),
+        ('5, "hash', '5 "hash', "line 1: it is no JSON: .* at '\"hash_ids\": .*, after '.*: 5 '"),
         ("6001", "2000", "line 5: it is 1 s earlier than the line before it. Sort the trace"),
     ],
 )
@@ -131,9 +137,10 @@ def test_what_mooncakes_lines_may_lack(trace: Path, old: str, new: str, problem:
     ("old", "new", "problem"),
     [
         (",96,", ",", "line 3: there are 2 fields, not TIMESTAMP, ContextTokens, GeneratedTokens"),
-        (",96,", ",x,", "line 3: invalid literal for int"),
-        (",96,", ",0,", "line 3: ContextTokens must be at least 1"),
-        ("18:15:50", "yesterday", "line 3: Invalid isoformat string"),
+        (",96,", ",x,", "line 3: ContextTokens is 'x', not a whole number. Mend"),
+        (",96,", ",0,", "line 3: ContextTokens is 0; it must be at least 1"),
+        (",109", ",-1", "line 3: GeneratedTokens is -1; it must be at least 0"),
+        ("18:15:50", "yesterday", "line 3: TIMESTAMP is '.*yesterday.*', not a time as 2023"),
         ("18:15:50", "18:15:40", "line 3: it is 5.68542 s earlier"),
         ("ContextTokens", "Context", "line 1: the header of Azure's traces is TIMESTAMP,Context"),
     ],
@@ -144,23 +151,28 @@ def test_what_azures_rows_may_lack(trace: Path, old: str, new: str, problem: str
 
 
 def test_bytes_that_are_no_text(trace: Path) -> None:
-    with pytest.raises(TrafficError, match=r"line 2: .*utf-8"):
+    with pytest.raises(TrafficError, match="line 2: it is no text in UTF-8"):
         read(trace, AZURE.splitlines()[0].encode() + b"\n\xff\xfe,1,1")
+    with pytest.raises(TrafficError, match="line 3: it is no text in UTF-8"):
+        read(trace, OWN.encode() + b'{"session": "\xff"}')
 
 
 def test_our_own_format_takes_no_unknown_field(trace: Path) -> None:
-    with pytest.raises(TrafficError, match="line 2: Object contains unknown field sesion"):
+    with pytest.raises(
+        TrafficError, match=r"line 2: there is no field 'sesion' \(did you mean 'session'\?\)"
+    ):
         read(trace, OWN.replace("session", "sesion"))
 
 
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "is empty: it must hold one request a line"),
+        ("", r"is empty: it must hold one request a line \(docs"),
         ("\n \n", "is empty"),
         ("TIMESTAMP,ContextTokens,GeneratedTokens\n", "holds no request"),
         ("hello\n", "line 1: this is no trace"),
-        ("\x00\x01", "line 1: this is no trace"),
+        ("\x00\x01", "is a binary file: a trace is text, with one request a line"),
+        ('{"at_s": 1', "line 1: it is no JSON, as it ends too soon"),
         ('[{"conversations": []}]', r"jq -c '.\[\]'"),
         ('\n{"a": 1}', "line 2: no known trace has these fields"),
         (
@@ -177,8 +189,22 @@ def test_what_is_no_trace(trace: Path, text: str, problem: str) -> None:
 def test_a_missing_file_is_told_at_once(trace: Path) -> None:
     with pytest.raises(TrafficError, match="cannot be read: No such file"):
         read_trace(trace)
-    with pytest.raises(TrafficError, match="cannot be read: Is a directory"):
+    with pytest.raises(TrafficError, match="is a folder: name a file in it"):
         read_trace(trace.parent, "mooncake")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (gzip.compress(OWN.encode()), "is packed with gzip: unpack it with `gunzip -k .*trace`"),
+        (b"\x28\xb5\x2f\xfd\0\0", "is packed with zstd: unpack it with `unzstd"),
+        (OWN.encode("utf-16"), "is text in UTF-16: save it as UTF-8"),
+        (b"PAR1\x15\x04\0\0", "is a binary file"),
+    ],
+)
+def test_what_is_no_text(trace: Path, content: bytes, problem: str) -> None:
+    with pytest.raises(TrafficError, match=problem):
+        read(trace, content)
 
 
 def test_a_format_can_be_named(trace: Path) -> None:
@@ -186,5 +212,5 @@ def test_a_format_can_be_named(trace: Path) -> None:
     assert len(list(read_trace(trace, "mooncake"))) == 4
     with pytest.raises(TrafficError, match="did you mean 'mooncake'"):
         read_trace(trace, "moncake")
-    with pytest.raises(TrafficError, match="line 1: Object contains unknown field timestamp"):
+    with pytest.raises(TrafficError, match="line 1: there is no field 'timestamp'"):
         list(read_trace(trace, "mserve", ReadOptions()))

@@ -2,9 +2,17 @@
 
 import pytest
 
-from mserve.runtime.traffic.outcomes import Goals, Outcome, summarize
+from mserve.runtime.simulator.comparison import compared_over_seeds
+from mserve.runtime.traffic.outcomes import Goals, Outcome, Summary, summarize
 from mserve.runtime.traffic.report import compared
-from mserve.runtime.traffic.verdicts import Verdict, enumerated, in_a_sentence, verdicts
+from mserve.runtime.traffic.verdicts import (
+    ALIKE,
+    UNSURE,
+    Verdict,
+    enumerated,
+    in_a_sentence,
+    verdicts,
+)
 
 TTFT, TPOT = "time to first token, mean", "time per output token, mean"
 
@@ -48,9 +56,40 @@ def test_twice_as_much_is_said_as_such() -> None:
 
 
 def test_several_may_win_and_all_may_be_alike() -> None:
-    assert found(run(0.2), run(0.2), run(0.4))[TTFT].winner == "a, b"
-    assert found(run(0.2), run(0.4))[TPOT].winner == "all alike"
-    assert found(*[run(0.2)] * 4, run(0.4))[TTFT].winner == "4 of 5, all alike"
+    verdict = found(run(0.2), run(0.2), run(0.4))[TTFT]
+    assert (verdict.best, verdict.winner) == (None, f"a, b: {ALIKE}")
+    assert verdict.by == "50% less than c (400 ms)"
+    assert found(run(0.2), run(0.4))[TPOT].winner == ALIKE
+    assert found(*[run(0.2)] * 4, run(0.4))[TTFT].winner == f"4 of 5: {ALIKE}"
+
+
+def test_nobody_is_best_by_a_difference_that_does_not_count() -> None:
+    assert found(run(0.2), run(0.2038))[TTFT].winner == ALIKE
+    assert found(run(0.2), run(0.2045))[TTFT].winner == "a"
+    assert in_a_sentence("ab", found(run(0.2), run(0.203)).values()).startswith("No run")
+
+
+def test_of_goodput_a_point_counts_and_of_failures_a_tenth() -> None:
+    goals = Goals(ttft_s=0.15)
+    for num_slow, winner in ((1, ALIKE), (3, "a")):
+        slow = [*run(0.1) * 50, *run(0.2)[:num_slow]]
+        assert found(run(0.1) * 50, slow, goals=goals)["goodput, share"].winner == winner
+    failing = [*run(0.1) * 50, *run(0.1, num_failed=1)]
+    assert found(run(0.1) * 51, failing)["requests, failed"].winner == "a"
+
+
+def test_margins_that_overlap_leave_no_winner() -> None:
+    (figure,) = [
+        each
+        for each in compared_over_seeds({"a": summaries(0.2, 0.4), "b": summaries(0.3, 0.5)})
+        if f"{each.group}, {each.name}" == TTFT
+    ]
+    (verdict,) = verdicts("ab", [figure])
+    assert (verdict.best, verdict.winner) == (None, UNSURE)
+
+
+def summaries(*ttfts_s: float) -> list[Summary]:
+    return [summarize(run(ttft_s)) for ttft_s in ttfts_s]
 
 
 def test_failures_count_only_where_there_are_some() -> None:
@@ -75,7 +114,7 @@ def test_who_wins_a_part_of_a_group_wins_it_not() -> None:
     )
     parts = found(quick, slow)
     assert parts[TTFT].winner == "a"
-    assert parts["time to first token, p99"].winner == "all alike"
+    assert parts["time to first token, p99"].winner == ALIKE
     assert in_a_sentence(("a", "b"), parts.values()).startswith("No run")
 
 
