@@ -172,7 +172,7 @@ def _print_rows(
             for found in verdicts
             if name == "data_parallel" and found.budget == (tokens, chunk)
         ]
-        cells = [f"`{name}`, {tokens}/{chunk}", ttft, tpot, p99, *beside]
+        cells = [f"`{name}`, {tokens}/{chunk}", ttft, tpot, p99, *(beside or [""] * len(OURS))]
         print(f"| {' | '.join(cells)} |")
 
 

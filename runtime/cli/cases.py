@@ -47,6 +47,10 @@ class Column:
     recorder: "LaneRecorder | None" = None
     tried: "Sequence[Tried]" = ()
 
+    @property
+    def all_results(self) -> "list[Result]":
+        return [result for seeds in self.results for result in seeds]
+
 
 def summaries(results: "Sequence[Result]", goals: "Goals | None") -> "list[Summary]":
     from mserve.runtime.simulator.report import summary_of

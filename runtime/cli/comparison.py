@@ -13,6 +13,7 @@ from mserve.runtime.cli import pages, scenario
 from mserve.runtime.cli.breakdown import in_words
 from mserve.runtime.cli.cases import Case, Column, Runner, summaries, swept_runs
 from mserve.runtime.cli.output import add_output, check_writable, goals_of, seeds_of
+from mserve.runtime.cli.remarks import check_chance, conclude, warnings
 from mserve.runtime.cli.strategies import Commands, servable
 from mserve.runtime.cli.sweeps import Sweep, add_sweep, has_param, set_params, swept
 
@@ -64,6 +65,7 @@ def _compare(arguments: argparse.Namespace) -> int:
             return 1
         strategies[file] = strategy
     _set_params(strategies, arguments.set)
+    check_chance(arguments, len(seeds))
     sweep = swept(arguments, strategies)
     candidates = _candidates(strategies, arguments)
     if arguments.html is not None:
@@ -75,7 +77,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     _print(arguments, columns, sweep, seeds)
     if arguments.html is not None:
         pages.write_comparison(arguments, columns, sweep, _split_lines(columns, sweep, seeds))
-    return 0
+    return conclude({each.case.name: each.all_results for each in columns})
 
 
 def _set_params(strategies: "Mapping[str, CompiledStrategy]", given: Sequence[str]) -> None:
@@ -172,9 +174,13 @@ def _print(
         print(json.dumps(_json(arguments, columns, sweep, seeds), indent=2))
         return
     print(_table(arguments, columns, sweep))
-    lines = _split_lines(columns, sweep, seeds)
+    lines = [*_split_lines(columns, sweep, seeds), *_warnings(columns)]
     if lines:
         print("\n" + "\n".join(lines))
+
+
+def _warnings(columns: Sequence[Column]) -> list[str]:
+    return warnings({each.case.name: each.all_results for each in columns})
 
 
 def _table(arguments: argparse.Namespace, columns: Sequence[Column], sweep: Sweep) -> str:
@@ -201,7 +207,8 @@ def _json(
     goals = goals_of(arguments)
     tried = {each.case.strategy.name: each.tried for each in columns}
     found: dict[str, object] = {
-        "clusters": {each.case.name: each.case.size.json() for each in columns}
+        "clusters": {each.case.name: each.case.size.json() for each in columns},
+        "warnings": _warnings(columns),
     }
     if arguments.splits:
         found["splits"] = splits_json(tried, seeds[0])

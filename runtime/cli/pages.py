@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from mserve.runtime.cli.cases import Case, Column, summaries, swept_runs
 from mserve.runtime.cli.output import goals_of, seeds_of, write_text
+from mserve.runtime.cli.remarks import seeds_in_words
 from mserve.runtime.cli.sweeps import Sweep
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from mserve.runtime.traffic.charts import Mark
     from mserve.runtime.traffic.outcomes import Goals, Outcome
 
-_ONE_SEED = "One seed: small differences may be chance. With --seeds 3 it says how sure they are."
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]*@")
 
 
@@ -30,21 +30,21 @@ def write_simulation(
     """Raises ConfigError, as all of these."""
     from mserve.runtime.traffic.page import About, write_page
 
-    name = case.name
+    name, goals = case.name, goals_of(arguments)
     about = About(
         settings=_simulated(arguments, [case], str(arguments.seed)),
         command=_command(arguments),
-        facts={name: [*_facts(result), *_outliers(result), ("digest", result.digest)]},
+        facts={name: [*_facts(result, goals), *_outliers(result), ("digest", result.digest)]},
         events=_events([result]),
         lanes={name: recorder.lanes(result)},
     )
-    page = write_page(f"{name}, simulated", {name: result.outcomes}, goals_of(arguments), about)
+    page = write_page(f"{name}, simulated", {name: result.outcomes}, goals, about)
     write_text(arguments.html, page)
 
 
 def write_sweep(arguments: argparse.Namespace, column: Column, sweep: Sweep) -> None:
     """Of one strategy."""
-    from mserve.runtime.simulator.comparison import compared_over_seeds
+    from mserve.runtime.simulator.comparison import certainty, compared_over_seeds
     from mserve.runtime.traffic.curves import Swept
     from mserve.runtime.traffic.page import About, write_page
 
@@ -55,11 +55,12 @@ def write_sweep(arguments: argparse.Namespace, column: Column, sweep: Sweep) -> 
         notes=[*_on_seeds(arguments.seeds), *_taken([column], sweep, arguments)],
         settings=_simulated(arguments, [case], _seeds(arguments)),
         command=_command(arguments),
-        facts={name: list(_facts(result)) for name, result in firsts.items()},
+        facts={name: list(_facts(result, goals)) for name, result in firsts.items()},
         further=_further(named),
         figures=compared_over_seeds(
             {name: summaries(results, goals) for name, results in named.items()}, goals
         ),
+        certainty=certainty(arguments.seeds),
         events=_events(firsts.values()),
         swept=Swept(sweep.param, sweep.texts),
     )
@@ -85,7 +86,7 @@ def _write_side_by_side(
     _: Sweep,
     split_lines: Sequence[str],
 ) -> None:
-    from mserve.runtime.simulator.comparison import compared_over_seeds
+    from mserve.runtime.simulator.comparison import certainty, compared_over_seeds
     from mserve.runtime.simulator.lanes import lanes_of_each
     from mserve.runtime.traffic.page import About, write_page
     from mserve.runtime.traffic.verdicts import enumerated
@@ -96,11 +97,12 @@ def _write_side_by_side(
         notes=[*_on_seeds(arguments.seeds), *split_lines],
         settings=_simulated(arguments, [each.case for each in columns], _seeds(arguments)),
         command=_command(arguments),
-        facts={name: list(_facts(each[0])) for name, each in runs.items()},
+        facts={name: list(_facts(each[0], goals)) for name, each in runs.items()},
         further=_further(runs),
         figures=compared_over_seeds(
             {name: summaries(each, goals) for name, each in runs.items()}, goals
         ),
+        certainty=certainty(arguments.seeds),
         events=_events(each[0] for each in runs.values()),
         lanes={
             each.case.name: each.recorder.lanes(each.results[0][0], lanes_of_each(len(runs)))
@@ -119,6 +121,7 @@ def _write_swept(
     sweep: Sweep,
     split_lines: Sequence[str],
 ) -> None:
+    from mserve.runtime.simulator.comparison import certainty
     from mserve.runtime.simulator.sweeps import KEPT
     from mserve.runtime.traffic.page import About
     from mserve.runtime.traffic.sweep_page import write_sweep_page
@@ -126,7 +129,7 @@ def _write_swept(
 
     names = [each.case.name for each in columns]
     about = About(
-        notes=[*_on_seeds(arguments.seeds), *split_lines],
+        notes=[*_means(arguments.seeds), certainty(arguments.seeds), *split_lines],
         settings=_simulated(arguments, [each.case for each in columns], _seeds(arguments)),
         command=_command(arguments),
     )
@@ -167,13 +170,15 @@ def write_measurement(
     notes: Sequence[str],
 ) -> None:
     from mserve.runtime.traffic.page import About, write_page
+    from mserve.runtime.traffic.report import ONE_RUN
+    from mserve.runtime.traffic.winners import RULE
 
     settings = {"server": _public(arguments.url), "model": model, **_traffic(arguments)}
     if arguments.seed is None:
         settings["seed"] = "0 for arrivals; prompts were new (--seed 0 repeats them)"
     else:
         settings["seed"] = str(arguments.seed)
-    about = About(notes, settings, _command(arguments))
+    about = About(notes, settings, _command(arguments), certainty=f"{RULE}. {ONE_RUN}")
     write_text(arguments.html, write_page(f"{model}, measured", runs, goals, about))
 
 
@@ -224,7 +229,8 @@ def _simulated(arguments: argparse.Namespace, cases: Sequence[Case], seed: str) 
     for name, given in (("params", arguments.set), ("faults", arguments.fault)):
         if given:
             settings[name] = ", ".join(given)
-    return {**settings, "seed" if seed.isdecimal() else "seeds": seed}
+    name = "seed" if seed.isdecimal() else "seeds"
+    return {**settings, name: seeds_in_words(arguments, seed)}
 
 
 def _cluster(cases: Sequence[Case]) -> str:
@@ -235,27 +241,28 @@ def _cluster(cases: Sequence[Case]) -> str:
     return f"{case.size} ({'+'.join(case.size.workers)})"
 
 
+def _means(num_seeds: int) -> list[str]:
+    """One sentence, if there are several."""
+    words = f"Figures are means over {num_seeds} seeds, with how far off they may be (95%)."
+    return [words] if num_seeds > 1 else []
+
+
 def _on_seeds(num_seeds: int) -> list[str]:
-    if num_seeds == 1:
-        return [_ONE_SEED]
-    words = (
-        f"Figures are means over {num_seeds} seeds, with how far off they may be (95%); the best is"
-        " who is best with every seed. Distributions have the requests of all seeds; load and"
-        " what stands below it are of the first."
-    )
-    return [words]
+    """What is of all seeds, and what of the first."""
+    rest = " Distributions have the requests of all seeds; load and what stands below it are of the first."
+    return [words + rest for words in _means(num_seeds)]
 
 
-def _facts(result: "Result") -> Iterable[tuple[str, str]]:
+def _facts(result: "Result", goals: "Goals | None") -> Iterable[tuple[str, str]]:
     from mserve.runtime.simulator.report import result_facts
 
-    return result_facts(result)
+    return result_facts(result, goals)
 
 
 def _outliers(result: "Result") -> Iterable[tuple[str, str]]:
     from mserve.runtime.simulator.outliers import outlier_facts
 
-    return outlier_facts(result.outcomes)
+    return outlier_facts(result.outcomes, result.failures)
 
 
 def _events(results: "Iterable[Result]") -> list["Mark"]:

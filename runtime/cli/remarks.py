@@ -72,21 +72,27 @@ def _doubts(arguments: argparse.Namespace) -> Iterator[str]:
 # --- said when all is over ----------------------------------------------------------------------
 
 
-def conclude(runs: "Mapping[str, Sequence[Result]]") -> int:
-    """Warns on standard error, of each run by its name; the exit code is 1 where nothing finished."""
+def warnings(runs: "Mapping[str, Sequence[Result]]") -> list[str]:
+    """Sentences, with the names of the runs that each is about where there are several."""
+    named: dict[str, dict[str, None]] = {}
     for name, results in runs.items():
-        said = (words for each in results for words in (*each.never_came, *each.doubts))
-        for words in dict.fromkeys(said):
-            _warn(f"{name}: {words}.")
+        for each in results:
+            for words in (*each.never_came, *each.doubts):
+                named.setdefault(words, {})[name] = None
+    if len(runs) == 1:
+        return [f"{words}." for words in named]
+    return [f"{', '.join(names)}: {words}." for words, names in named.items()]
+
+
+def conclude(runs: "Mapping[str, Sequence[Result]]") -> int:
+    """Warns on standard error; the exit code is 1 where nothing finished."""
+    for words in warnings(runs):
+        print(f"mserve: warning: {words}", file=sys.stderr)
     idle = [name for name, results in runs.items() if not any(map(_num_finished, results))]
     for name in idle:
         reasons = _reasons(each for result in runs[name] for each in result.failures.values())
         print(f"mserve: error: {name}: no request finished{reasons}", file=sys.stderr)
     return 1 if idle else 0
-
-
-def _warn(words: str) -> None:
-    print(f"mserve: warning: {words}", file=sys.stderr)
 
 
 def _num_finished(result: "Result") -> int:

@@ -45,7 +45,7 @@ def _add_serve(commands: Commands) -> None:
         metavar="POOL=COUNT",
         help="start COUNT workers in POOL; pools not named keep the strategy's count",
     )
-    add_engine(parser)
+    add_engine(parser, "What the strategy says of a pool goes before these.")
     parser.add_argument(
         "--log-dir",
         type=Path,
@@ -96,7 +96,7 @@ def _add_worker(commands: Commands) -> None:
         metavar="INDEX",
         help="the first of its GPUs, for --device cuda, counted round and round (default: 0)",
     )
-    add_engine(parser)
+    add_engine(parser, "A worker reads no strategy: tell it here what that says of its pool.")
     add_tls(parser)
     add_log_level(parser)
     parser.set_defaults(run=_worker)

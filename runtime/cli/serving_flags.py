@@ -74,8 +74,8 @@ def add_cluster(parser: argparse.ArgumentParser, text: str, *, required: bool = 
     )
 
 
-def add_engine(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("engine")
+def add_engine(parser: argparse.ArgumentParser, description: str) -> None:
+    group = parser.add_argument_group("engine", description)
     _add_model(group)
     _add_memory(group)
     _add_batching(group)
@@ -89,7 +89,6 @@ def _add_model(group: "argparse._ArgumentGroup") -> None:
     )
     group.add_argument(
         "--dtype",
-        metavar="TYPE",
         help="float32, bfloat16 or float16 (default: float32 on cpu, bfloat16 on cuda)",
     )
     group.add_argument(
@@ -137,7 +136,7 @@ def _add_batching(group: "argparse._ArgumentGroup") -> None:
         "--queue",
         choices=("fcfs", "hit_ratio", "deadline", "priority"),
         default="fcfs",
-        help="which waiting request goes first, where the strategy does not say (default: %(default)s)",
+        help="which waiting request goes first (default: %(default)s)",
     )
     group.add_argument(
         "--queue-groups",
@@ -150,7 +149,7 @@ def _add_batching(group: "argparse._ArgumentGroup") -> None:
         "--batch",
         choices=("continuous", "aligned"),
         default="continuous",
-        help="who decodes together, where the strategy does not say: all that are ready, or those of"
+        help="who decodes together: all that are ready, or those of"
         " similar length (default: %(default)s)",
     )
     group.add_argument(
@@ -176,7 +175,6 @@ def _add_batching(group: "argparse._ArgumentGroup") -> None:
 
 
 def _add_limits(group: "argparse._ArgumentGroup") -> None:
-    """Those of a batch give way to what the strategy says of a pool's `batch`."""
     group.add_argument(
         "--max-model-len",
         type=int,
@@ -188,7 +186,7 @@ def _add_limits(group: "argparse._ArgumentGroup") -> None:
         type=int,
         default=2048,
         metavar="TOKENS",
-        help="most in one step, where the strategy sets no `batch` (default: %(default)s)",
+        help="most in one step (default: %(default)s)",
     )
     group.add_argument(
         "--chunk-tokens",

@@ -15,6 +15,7 @@ from mserve.runtime.cli import comparison, pages, scenario
 from mserve.runtime.cli.breakdown import in_words
 from mserve.runtime.cli.cases import Case, Column, Runner, summaries, swept_runs
 from mserve.runtime.cli.output import add_output, check_writable, goals_of, seeds_of, write_text
+from mserve.runtime.cli.remarks import check_chance, conclude, warnings
 from mserve.runtime.cli.strategies import Commands, servable
 from mserve.runtime.cli.sweeps import NO_SWEEP, Sweep, add_sweep, set_params, swept
 from mserve.runtime.cli.traffic import check_numbers
@@ -86,6 +87,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
     if arguments.html is not None:
         check_writable(arguments.html)
     if arguments.sweep or len(seeds) > 1:
+        check_chance(arguments, len(seeds))
         _check_single_run(arguments)
         return _simulate_several(case, sweep, seeds, arguments)
     return _simulate_once(case, arguments)
@@ -126,7 +128,7 @@ def _simulate_once(case: Case, arguments: argparse.Namespace) -> int:
     if arguments.chrome is not None:
         write_text(arguments.chrome, trace.json(result.faults))
     _print_result(arguments, case, result, shelf)
-    return 0
+    return conclude({case.name: [result]})
 
 
 def _print_result(
@@ -167,7 +169,7 @@ def _simulate_several(
         pages.write_sweep(arguments, column, sweep)
     elif arguments.html is not None:
         pages.write_comparison(arguments, [column], sweep)
-    return 0
+    return conclude({case.name: column.all_results})
 
 
 def _print_several(arguments: argparse.Namespace, column: Column, sweep: Sweep) -> None:
@@ -181,11 +183,12 @@ def _print_several(arguments: argparse.Namespace, column: Column, sweep: Sweep) 
         for point, results in zip(sweep.points, column.results, strict=True)
     }
     over = swept_runs([column], sweep, goals)
+    doubtful = warnings({case.name: column.all_results})
     if arguments.format == "json":
         rates = {"highest_rate": taken_json(over)} if sweep.is_of_rate else {}
         found = {"cluster": case.size.json(), **comparison_json(runs, goals), **rates}
-        print(json.dumps(found, indent=2))
+        print(json.dumps({**found, "warnings": doubtful}, indent=2))
         return
-    print(f"{_heading(case)}\n{comparison_table(runs, goals)}")
+    print("\n".join([_heading(case), comparison_table(runs, goals), *doubtful]))
     if sweep.is_of_rate:
         print(f"\n{taken_text(over)}")

@@ -44,10 +44,10 @@ def strategy_description(name: str) -> str:
 
 
 def _no_strategy(name: str, known: Sequence[str]) -> str:
-    from difflib import get_close_matches
+    from mserve.runtime.traffic.suggestions import near_miss
 
-    near = get_close_matches(Path(name).stem, known, n=1)
-    hint = f"Did you mean '{near[0]}'?" if near else f"Shipped strategies: {', '.join(known)}."
+    near = near_miss(Path(name).stem, known)
+    hint = f"Did you mean '{near}'?" if near else f"Shipped strategies: {', '.join(known)}."
     return f"There is no file '{name}', and no shipped strategy of that name. {hint}"
 
 

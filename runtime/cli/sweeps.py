@@ -136,7 +136,8 @@ def _rates(arguments: argparse.Namespace, low: str, high: str, count: int) -> li
         raise ConfigError(
             f"--sweep rate takes requests per second above 0, as rate=20..120:6, not {low}..{high}."
         )
-    return [Point(RATE, rate, f"{rate:g}") for rate in _spread(first, last, count)]
+    texts = [f"{rate:.4g}" for rate in _spread(first, last, count)]
+    return [Point(RATE, float(text), text) for text in texts]
 
 
 def _check_all_have(param: str, strategies: "Mapping[str, CompiledStrategy]") -> None:

@@ -105,10 +105,10 @@ def certainty(num_seeds: int) -> str:
     """Who is called best over so many seeds, and what that is worth."""
     if num_seeds == 1:
         return (
-            f"{RULE}. This is one seed: who is a few percent ahead may be behind with the next one,"
-            " which --seeds 3 would show."
+            f"{RULE}. This is one seed: who is a few percent ahead may be behind with another one"
+            " (--seeds 3 says how sure it is), or in another part of a trace."
         )
-    return f"{RULE}, and whose margins over the {num_seeds} seeds (±, 95%) overlap nobody's."
+    return f"{RULE}, where the margins over {num_seeds} seeds (±, 95%) do not overlap."
 
 
 def _texts(metric: Metric, estimates: Sequence[Estimate | None]) -> Iterator[tuple[str, str]]:

@@ -7,13 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from mserve.runtime.errors import Unavailable
 from mserve.runtime.traffic.outcomes import Outcome
 from mserve.runtime.traffic.report import seconds_text
 
 MAX_EACH = 5
 NOTHING_SAID: Mapping[int, str] = MappingProxyType({})
-_WAITING = " How long requests wait, the strategy's `limits { timeout }` says."
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +42,7 @@ def outlier_facts(
         yield "unserved", f"{_requests(found.failed)} {kinds}; --why {number} says why"
     for number, error in _first_of_each_kind(outcomes):
         if said := failures.get(number):
-            waiting = _WAITING if error == Unavailable.kind else ""
-            yield error, f"request {number}: {said}{waiting}"
+            yield "failure", f"{error}, as of request {number}: {said}"
     named = {
         "slow start": [(n, outcomes[n].ttft_s or 0.0) for n in found.latest],
         "slow end": [(n, outcomes[n].jct_s) for n in found.longest],

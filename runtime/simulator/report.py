@@ -114,7 +114,7 @@ def result_facts(result: Result, goals: Goals | None = None) -> Iterator[tuple[s
     if result.faults:
         yield "faults", _faults_text(result.faults)
     if result.faults or result.again:
-        yield "interrupted", _again_text(result)
+        yield "replanned", _again_text(result)
     for words in result.never_came:
         yield "no fault", words
     for words in result.doubts:
@@ -123,9 +123,9 @@ def result_facts(result: Result, goals: Goals | None = None) -> Iterator[tuple[s
 
 def _price_text(found: Uses, source: str) -> str:
     assert found.usd_per_hour is not None, "Somebody knows the price."
-    each = f"${found.usd_per_hour / found.num_gpus:,.2f}" + (f" ({source})" if source else "")
-    gpus = f"{found.num_gpus} GPU{'s' * (found.num_gpus != 1)} at {each} an hour"
-    said = f"{usd_text(found.usd_per_hour)} an hour for {gpus}"
+    each = usd_text(found.usd_per_hour / found.num_gpus) + (f" ({source})" if source else "")
+    gpus = f"{found.num_gpus} GPU{'s' * (found.num_gpus != 1)} at {each}"
+    said = f"{usd_text(found.usd_per_hour)} an hour: {gpus}"
     if found.usd_per_million_tokens is not None:
         said += f"; {usd_text(found.usd_per_million_tokens)} per million output tokens"
     if found.usd_per_million_good_tokens is not None:
@@ -135,7 +135,9 @@ def _price_text(found: Uses, source: str) -> str:
 
 def _again_text(result: Result) -> str:
     num_tokens = sum(each.num_tokens for each in result.again.values())
-    count = f"{len(result.again):,} request{'s' * (len(result.again) != 1)} planned anew"
+    count = (
+        f"{len(result.again):,} request{'s' * (len(result.again) != 1)} interrupted, planned anew"
+    )
     return f"{count}, at most {num_tokens:,} tokens computed again" if result.again else count
 
 
@@ -163,7 +165,7 @@ def _pool_text(pool: PoolUse) -> str:
     if not pool.max_batch_tokens:
         return said
     tokens = f"{pool.tokens_per_step:,.0f} of {pool.max_batch_tokens:,} tokens a step"
-    return f"{said}, {tokens}, KV at most {pool.peak_kv:.0%} full"
+    return f"{said}, {tokens}, KV at most {share_text(pool.peak_kv)} full"
 
 
 def _shares(result: Result) -> CacheShares:

@@ -15,7 +15,7 @@ from mserve.compiler.observe import Strategy
 from mserve.runtime.cluster.membership import WorkerInfo
 from mserve.runtime.cluster.prefix_index import MemoryPrefixIndex
 from mserve.runtime.cluster.registry import MemoryRegistry
-from mserve.runtime.errors import MserveError, RequestError
+from mserve.runtime.errors import MserveError, RequestError, Unavailable
 from mserve.runtime.messages import Finish
 from mserve.runtime.router.client import InProcessClient
 from mserve.runtime.router.executor import Executor
@@ -41,6 +41,7 @@ from mserve.runtime.traffic.outcomes import Outcome
 
 REST_S = 60.0  # of virtual time: within it everything is given back after the last answer
 PROGRESS_REQUESTS = 200
+ROUNDING_S = 1e-6  # of sums of times
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,7 @@ class Simulation:
         """Raises ConfigError for a strategy that observes what the router cannot tell."""
         self._listeners = listeners
         self._request_s = request_s
+        self._timeout_s = strategy.limits.timeout_s
         self._loop = loop = VirtualLoop()
         self._clock = clock = VirtualClock(loop)
         self._links = Links(clock, latency_s=max(spec.profile.transfer_base_s for spec in specs))
@@ -186,11 +188,21 @@ class Simulation:
         try:
             await self._executor.execute(request, _Reader())
         except RequestError as failure:
-            error, self._failures[number] = failure.kind, failure.detail
+            error = failure.kind
+            self._failures[number] = self._said(failure, due_s)
         record = self._ended.pop(request.id)
         if len(record.attempts) > 1:
             self._again[number] = planned_again(record)
         self._outcomes[number] = judged(record, due_s, error)
+
+    def _said(self, failure: RequestError, due_s: float) -> str:
+        """The error's words, with the limit that it ran into where that is the strategy's."""
+        said, timeout_s = failure.detail, self._timeout_s
+        if isinstance(failure, Unavailable) and self._clock.now() - due_s > timeout_s - ROUNDING_S:
+            said += (
+                f" So long requests wait: the strategy's `limits {{ timeout }}`, {timeout_s:g} s."
+            )
+        return said
 
     async def _rest(self) -> None:
         """What the last answers leave under way: messages of transfers, cancelled copies."""

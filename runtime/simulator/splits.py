@@ -31,9 +31,11 @@ class Tried:
 
     @property
     def text(self) -> str:
-        failed = f", {share_text(self.failed)} failed" if self.failed else ""
+        """What `rank` compares."""
         seconds = seconds_text(self.jct_s) if math.isfinite(self.jct_s) else "nothing finished"
-        return f"{seconds}{failed}" if self.goodput is None else share_text(self.goodput)
+        if self.goodput is not None:
+            return f"{share_text(self.goodput)} {seconds}"
+        return f"{seconds}, {share_text(self.failed)} failed" if self.failed else seconds
 
 
 def tried(size: ClusterSize, summaries: Sequence[Summary]) -> Tried:
@@ -61,9 +63,9 @@ def splits_lines(
     if not shown:
         return []
     has_goals = any(each[0].goodput is not None for each in shown.values())
-    figure = "goodput" if has_goals else "mean job completion time"
-    over = ", mean over the sweep" if is_swept else ""
-    head = f"splits over pools by {figure}{over}, chosen ({BEST}) with seed {seed} alone"
+    figure = f"{'goodput, then ' if has_goals else ''}mean job completion time"
+    over = " over the sweep" if is_swept else ""
+    head = f"splits over pools, chosen ({BEST}) by {figure}{over}, with seed {seed} alone"
     return [head, *(f"  {name}: {_of_one(each)}" for name, each in shown.items())]
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mserve.runtime.traffic.trace_lines import at_line, not_text, numbered_lines
+from mserve.runtime.traffic.refusals import not_text
+from mserve.runtime.traffic.trace_lines import at_line, numbered_lines
 
 AZURE_HEADER = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 

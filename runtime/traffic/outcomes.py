@@ -224,7 +224,7 @@ def _goodput(outcomes: Sequence[Outcome], goals: Goals, span_s: float) -> Goodpu
 def _offered_rate(outcomes: Sequence[Outcome]) -> float | None:
     arrivals_s = [outcome.arrival_s for outcome in outcomes]
     span_s = max(arrivals_s) - min(arrivals_s) if arrivals_s else 0.0
-    return (len(arrivals_s) - 1) / span_s if span_s > 0 else None
+    return len(arrivals_s) / span_s if span_s > 0 else None
 
 
 def _rate(count: int, span_s: float) -> float:

@@ -14,7 +14,6 @@ from mserve.runtime.traffic.suggestions import meant
 _EXPECTED = re.compile(r"Expected `([^`]+)`(?:, got `\w+`| (>=|>|<=|<) (\S+))")
 _FIELD = re.compile(r"Object (missing required|contains unknown) field `([^`]*)`")
 _STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]")
-_BYTE = re.compile(r"\(byte (\d+)\)")
 _KINDS = {
     "int": "a whole number",
     "float": "a number",
@@ -35,12 +34,12 @@ def refused(error: msgspec.ValidationError, given: Any, fields: tuple[str, ...] 
     if found := _FIELD.fullmatch(problem):
         return _field_refused(found, place, fields)
     expected = _EXPECTED.fullmatch(problem)
-    if expected is None:
-        return problem.replace("`", "")
-    kind, comparison, bound = expected.groups()
     subject = f"{place.removeprefix('.') or 'the line'} is {_shown(_value_at(given, place))}"
+    if expected is None:
+        return f"{subject}: {problem.replace('`', '').lower()}"
+    kind, comparison, bound = expected.groups()
     if comparison:
-        return f"{subject}; it must be {_BOUNDS[comparison]} {float(bound):g}"
+        return f"{subject}; it must be {_BOUNDS[comparison]} {float(bound):,.10g}"
     kinds = [_KINDS.get(each, each) for each in kind.split(" | ") if each != "null"]
     return f"{subject}, not {' or '.join(kinds)}"
 
@@ -65,14 +64,30 @@ def _shown(value: Any) -> str:
     return text if len(text) <= _NUM_SHOWN else f"{text[:_NUM_SHOWN]}..."
 
 
-def malformed(error: msgspec.DecodeError, line: bytes) -> str:
-    """Of a line that is no JSON; without the full stop."""
-    found = _BYTE.search(str(error))
-    if found is None:
-        end = line[-_NUM_AROUND:].decode(errors="replace")
-        return f"it is no JSON, as it ends too soon, with {end!r}"
-    before, after = line[: int(found[1])], line[int(found[1]) :]
-    comes = after[:_NUM_AROUND].decode(errors="replace")
-    left = before[-_NUM_AROUND:].decode(errors="replace")
-    reason = str(error).removeprefix("JSON is malformed: ").partition(" (byte")[0]
-    return f"it is no JSON: {reason} at {comes!r}{f', after {left!r}' if left else ''}"
+def line_refused(
+    error: msgspec.DecodeError | UnicodeDecodeError, line: bytes, fields: tuple[str, ...] = ()
+) -> str:
+    """As `refused`, of a line of JSON, which may be none at all."""
+    try:
+        given = json.loads(line.decode())
+    except UnicodeDecodeError:
+        return not_text(line)
+    except json.JSONDecodeError as broken:
+        return _malformed(broken)
+    if isinstance(error, msgspec.ValidationError):
+        return refused(error, given, fields)
+    return f"it is no JSON: {error}"  # as NaN, which Python takes
+
+
+def not_text(line: bytes) -> str:
+    """What a line is that is not UTF-8; without the full stop."""
+    begin = line[:_NUM_AROUND].decode(errors="backslashreplace")
+    return f"it is no text in UTF-8, as its beginning {begin!r} shows"
+
+
+def _malformed(broken: json.JSONDecodeError) -> str:
+    before, after = broken.doc[: broken.pos], broken.doc[broken.pos :]
+    if not after.strip() or broken.msg.startswith("Unterminated"):
+        return f"it is no JSON, as it ends too soon, with {broken.doc[-_NUM_AROUND:]!r}"
+    left = f", after {before[-_NUM_AROUND:]!r}" if before else ""
+    return f"it is no JSON: {broken.msg.lower()} at {after[:_NUM_AROUND]!r}{left}"

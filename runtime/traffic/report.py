@@ -139,7 +139,7 @@ def run_facts(summary: Summary) -> Iterable[tuple[str, str]]:
     yield "tokens", f"{summary.num_prompt:,} prompt, {cached}; {summary.num_output:,} output"
     if summary.goals is not None and summary.goodput is not None:
         met = f"{share_text(summary.goodput.share)}, {rate_text(summary.goodput.rate)} requests"
-        yield "goodput", f"{met} with {goals_text(summary.goals)}"
+        yield "goodput", f"{met}{offered} with {goals_text(summary.goals)}"
     if summary.routes:
         yield "routes", counts_text(summary.routes)
 

@@ -22,7 +22,7 @@ from mserve.runtime.traffic.workloads import PREBLE, long_and_short, poisson, sh
 
 S = TypeVar("S", bound="_Settings")
 
-Positive = Annotated[float, Meta(gt=0)]
+Positive = Annotated[float, Meta(gt=0, le=1_000_000)]
 PositiveCount = Annotated[int, Meta(ge=1)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 
@@ -31,7 +31,7 @@ class _Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     rate: Positive  # requests/s
     num: PositiveCount = 1000
     seed: int = 0
-    cv: Annotated[float, Meta(ge=0)] = 1.0  # of the gaps between arrivals; 1 is Poisson
+    cv: Annotated[float, Meta(ge=0, le=100)] = 1.0  # of the gaps between arrivals; 1 is Poisson
     block: PositiveCount = BLOCK_TOKENS
 
     def arrivals(self, name: str) -> Iterator[Arrival]:

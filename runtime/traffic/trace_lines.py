@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from mserve.runtime.traffic.arrivals import TrafficError
-from mserve.runtime.traffic.refusals import malformed, refused
+from mserve.runtime.traffic.refusals import line_refused
 
 T = TypeVar("T")
 S = TypeVar("S", bound=Struct)
@@ -65,22 +65,9 @@ def json_lines(path: Path, kind: type[S]) -> Iterator[tuple[int, S]]:
         try:
             yield number, decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise at_line(path, number, f"{_problem(error, line, kind)}.") from None
-
-
-def _problem(
-    error: msgspec.DecodeError | UnicodeDecodeError, line: bytes, kind: type[Struct]
-) -> str:
-    if isinstance(error, UnicodeDecodeError):
-        return not_text(line)
-    if isinstance(error, msgspec.ValidationError):
-        return refused(error, msgspec.json.decode(line), kind.__struct_encode_fields__)
-    return malformed(error, line)
-
-
-def not_text(line: bytes) -> str:
-    """What a line is that is not UTF-8; without the full stop."""
-    return f"it is no text in UTF-8, as {line[:24].decode(errors='backslashreplace')!r} shows"
+            raise at_line(
+                path, number, f"{line_refused(error, line, kind.__struct_encode_fields__)}."
+            ) from None
 
 
 def in_order(

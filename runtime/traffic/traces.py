@@ -29,7 +29,7 @@ from mserve.runtime.traffic.conversations import (
     estimated_tokens,
     read_conversations,
 )
-from mserve.runtime.traffic.refusals import malformed
+from mserve.runtime.traffic.refusals import line_refused
 from mserve.runtime.traffic.suggestions import meant
 from mserve.runtime.traffic.trace_lines import (
     at_line,
@@ -238,7 +238,7 @@ def _fields(path: Path, number: int, line: bytes) -> frozenset[str]:
         return frozenset(msgspec.json.decode(line, type=dict[str, Any]))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         if line.startswith(b"{") and not isinstance(error, UnicodeDecodeError):
-            raise at_line(path, number, f"{malformed(error, line)}.") from None
+            raise at_line(path, number, f"{line_refused(error, line)}.") from None
         header = ",".join(AZURE_HEADER)
         raise TrafficError(
             f"{path}, line {number}: this is no trace; one begins with a JSON object, or with"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 SMALL = 0.02  # of the larger value: by less nobody is better
 SMALL_SHARE = 0.01  # of figures that are shares themselves: one point
 FEW_FAILED = 0.001  # of all requests; that they fail is no noise, how many is
-RULE = "Best is who is more than 2% ahead of the next, in goodput more than a point"
+RULE = "Best means more than 2% ahead of the next, in goodput more than a point"
 
 
 def leaders(

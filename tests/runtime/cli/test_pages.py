@@ -72,7 +72,7 @@ def test_a_simulation_shows_its_workers(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_a_comparison_shows_the_workers_of_each_strategy(tmp_path: Path) -> None:
     strategies = ("data_parallel", "balanced", "preble", "prefill_decode", "adaptive")
-    page = written(tmp_path / "p.html", "compare", *strategies, "--cluster", "workers=40")
+    page = written(tmp_path / "p.html", "compare", *strategies, "--cluster", "40")
     assert re.findall(r'aria-label="workers of ([^"]*)"', page) == list(strategies)
     assert "workers: the 4 busiest and the 4 idlest of 40 workers" in page
     assert "mean of 32 others" in page
@@ -80,7 +80,7 @@ def test_a_comparison_shows_the_workers_of_each_strategy(tmp_path: Path) -> None
 
 
 def test_lanes_are_of_the_first_seed(tmp_path: Path) -> None:
-    words = ("compare", "data_parallel", "balanced", "--seeds")
+    words = ("compare", "data_parallel", "balanced", "--cluster", "2", "--seeds")
     pages = [written(tmp_path / "p.html", *words, num_seeds) for num_seeds in ("1", "2")]
     one, two = (re.findall(r'<path class="area[^>]*>', page) for page in pages)
     assert one == two != []
@@ -92,8 +92,8 @@ def test_a_sweep_has_no_lanes(tmp_path: Path) -> None:
 
 
 def test_one_seed_is_said_to_be_one(tmp_path: Path) -> None:
-    page = written(tmp_path / "p.html", "compare", "data_parallel", "balanced")
-    assert "One seed: small differences may be chance." in page
+    page = written(tmp_path / "p.html", "compare", "data_parallel", "balanced", "--cluster", "2")
+    assert "This is one seed: who is a few percent ahead" in page
     assert 'class="margin"' not in page
 
 

@@ -53,8 +53,9 @@ def test_a_param_changes_what_happens(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_a_sweep_is_a_column_for_each_value(capsys: pytest.CaptureFixture[str]) -> None:
     assert simulate("balanced", "--sweep", "tail=0%..50%:3") == 0
-    head = capsys.readouterr().out.splitlines()[0].split()
-    assert head == ["tail=0%", "tail=25%", "tail=50%"]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "balanced on 1+1 workers, 2 GPUs"
+    assert lines[2].split() == ["tail=0%", "tail=25%", "tail=50%"]
 
 
 def test_strategies_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -215,7 +216,7 @@ def test_a_sweep_has_no_single_run(flag: str, capsys: pytest.CaptureFixture[str]
     ("words", "message"),
     [
         (("--cluster", "wrkers=2"), "no pool 'wrkers'"),
-        (("--cluster", "workers"), "POOL=COUNT"),
+        (("--cluster", "workers"), "as prefill=5,decode=3, not 'workers'"),
         (("--fault", "kill workers-7 at 1s"), "for a fault; it has workers-0"),
         (("--fault", "burn workers-0"), "kill WORKER at TIME"),
         (("--fault", "random:every=1s"), "lacks `repair`"),

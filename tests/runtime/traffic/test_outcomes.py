@@ -76,7 +76,7 @@ def test_goodput_is_of_all_that_arrived(goals: Goals, num_met: int) -> None:
 def test_what_is_offered_is_counted_until_the_last_arrival_not_until_the_drain() -> None:
     outcomes = [Outcome(at_s, at_s + 1.0, at_s + 30.0, 10, 5) for at_s in (2.0, 3.0, 4.0)]
     summary = summarize(outcomes)
-    assert summary.offered_rate == 1.0
+    assert summary.offered_rate == 3 / 2
     assert summary.request_rate < 0.1
     assert summarize(outcomes[:1]).offered_rate is None
 

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from msgspec import Meta, Struct
 
-from mserve.runtime.traffic.refusals import malformed, refused
+from mserve.runtime.traffic.refusals import line_refused, refused
 
 
 class Inner(Struct, forbid_unknown_fields=True):
@@ -56,12 +56,19 @@ def test_sentences(given: Any, sentence: str) -> None:
     ("line", "sentence"),
     [
         (b"{'a': 1}", "it is no JSON: .* at .*'a'.*, after '{'"),
-        (b'{"a": 1 "b": 2}', """it is no JSON: .* at '"b": 2}', after '{"a": 1 '"""),
-        (b'{"a": ', """it is no JSON, as it ends too soon, with '{"a": '"""),
-        (b"@", "it is no JSON: invalid character at '@'$"),
+        (b'{"count": 1 "b": 2}', """it is no JSON: .* at '"b": 2}', after '{"count": 1 '$"""),
+        (b'{"count": -1 "b": 2}', """it is no JSON: .* at '"b": 2}'"""),
+        (b'{"count": ', """it is no JSON, as it ends too soon, with '{"count": '$"""),
+        (b'{"count": -1, "na', """it is no JSON, as it ends too soon, with '.*"na'$"""),
+        (b'{"share": 1e999}', "share is Infinity: number out of range"),
+        (b'{"share": NaN}', "it is no JSON: .*invalid character"),
+        (b'{"name": "\xff"}', "it is no text in UTF-8, as its beginning .*xff"),
+        (b"@", "it is no JSON: expecting value at '@'$"),
+        (b'{"count": 0}', "count is 0; it must be at least 1"),
     ],
 )
-def test_the_text_around_is_shown(line: bytes, sentence: str) -> None:
-    with pytest.raises(msgspec.DecodeError) as error:
-        msgspec.json.decode(line)
-    assert re.match(sentence, malformed(error.value, line))
+def test_a_line_is_shown_where_it_is_wrong(line: bytes, sentence: str) -> None:
+    with pytest.raises((msgspec.DecodeError, UnicodeDecodeError)) as error:
+        msgspec.json.decode(line, type=Line)
+    assert isinstance(error.value, msgspec.DecodeError | UnicodeDecodeError)
+    assert re.match(sentence, line_refused(error.value, line, FIELDS))

@@ -55,9 +55,9 @@ def test_one_run() -> None:
         "\n"
         "requests    4 of 5 finished in 3.75 s\n"
         "failed      status 429: 1 (20.0%)\n"
-        "throughput  1.07/s requests of 1.33/s offered, 6.40/s output tokens\n"
+        "throughput  1.07/s requests of 1.67/s offered, 6.40/s output tokens\n"
         "tokens      400 prompt, 25.0% of them cached; 24 output\n"
-        "goodput     80.0%, 1.07/s requests with ttft 300 ms, tpot 100 ms\n"
+        "goodput     80.0%, 1.07/s requests of 1.67/s offered with ttft 300 ms, tpot 100 ms\n"
         "routes      split: 4"
     )
 
@@ -73,7 +73,7 @@ def test_a_comparison_marks_who_wins() -> None:
     rows = {line[:27].strip(): line[27:] for line in lines}
     assert rows["time to first token, p99"].split() == ["400", "ms", "200", "ms", "200", "ms"]
     assert rows["goodput, share"].split() == ["0.0%", "100.0%*", "80.0%"]
-    assert rows["goodput, rate offered"].split() == ["1.00/s", "1.00/s", "1.33/s"]
+    assert rows["goodput, rate offered"].split() == ["1.33/s", "1.33/s", "1.67/s"]
     assert rows["requests, failed"].split() == ["0.0%", "0.0%", "20.0%"], "two are as good"
     assert "*" not in rows["requests, all"]
     assert "*" not in rows["requests, prompt cached"], "all are alike"

@@ -56,6 +56,7 @@ def test_a_path(tmp_path: Path) -> None:
         ("poisson:rate=fast,input=3,output=1", "rate is 'fast', not a number"),
         ("poisson:rate=2,input=3.5,output=1", "input is '3.5', not a whole number"),
         ("mix:rate=2,share=5", "share is '5'; it must be at most 1"),
+        ("poisson:rate=inf,input=3,output=1", "rate is 'inf'; it must be at most 1,000,000"),
         ("poisson:rate", "Settings of poisson are KEY=VALUE, not 'rate'"),
         ("poisson:rate=", "Settings of poisson are KEY=VALUE, not 'rate='"),
         ("poisson:rate=1,rate=2", "poisson is given 'rate' twice"),
