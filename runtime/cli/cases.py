@@ -62,7 +62,7 @@ def swept_runs(columns: Sequence[Column], sweep: Sweep, goals: "Goals | None") -
     from mserve.runtime.simulator.sweeps import SweptRuns
 
     runs = {each.case.name: [summaries(seeds, goals) for seeds in each.results] for each in columns}
-    return SweptRuns(sweep.param, sweep.texts, runs, goals)
+    return SweptRuns(sweep.param, sweep.texts, runs, goals, sweep.axis)
 
 
 class Runner:

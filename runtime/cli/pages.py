@@ -62,7 +62,7 @@ def write_sweep(arguments: argparse.Namespace, column: Column, sweep: Sweep) -> 
         ),
         certainty=certainty(arguments.seeds),
         events=_events(firsts.values()),
-        swept=Swept(sweep.param, sweep.texts),
+        swept=Swept(sweep.param, sweep.texts, sweep.axis),
     )
     outcomes = {name: result.outcomes for name, result in firsts.items()}
     title = f"{case.name} {_over(sweep)}, simulated"
@@ -154,12 +154,15 @@ def _over(sweep: Sweep) -> str:
 
 def _taken(columns: Sequence[Column], sweep: Sweep, arguments: argparse.Namespace) -> list[str]:
     """How much load each strategy takes, where the rate is swept and there are goals."""
-    from mserve.runtime.simulator.sweeps import taken_head, taken_rows
+    from mserve.runtime.simulator.sweeps import taken_head, taken_rows, too_brief
 
     over = swept_runs(columns, sweep, goals_of(arguments))
     rows = taken_rows(over) if sweep.is_of_rate else []
+    if not rows:
+        return []
     words = "; ".join(f"{name}: {taken}" for name, taken in rows)
-    return [f"{taken_head(over).capitalize()}. {words}."] if rows else []
+    answer = f"{taken_head(over).capitalize()}. {words}."
+    return list(filter(None, [answer, too_brief(over)]))
 
 
 def write_measurement(

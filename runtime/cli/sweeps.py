@@ -42,6 +42,10 @@ class Sweep:
         return [point.text for point in self.points]
 
     @property
+    def axis(self) -> str:
+        return "requests per second" if self.is_of_rate else self.param
+
+    @property
     def is_of_rate(self) -> bool:
         return self.param == RATE
 

@@ -200,8 +200,11 @@ class Engine:
         return self._sequences.get(key)
 
     def found_length(self, key: str) -> int:
-        """Tokens of this sequence's prompt that are cached now, or its own already."""
-        sequence = self._sequences[key]
+        """Tokens of this sequence's prompt that are cached now, or its own already; 0 if it has ended
+        by now."""
+        sequence = self._sequences.get(key)
+        if sequence is None:
+            return 0
         return sequence.num_matched if sequence.pages else self.cache.found(sequence).num_tokens
 
     def match_length(self, tokens: bytes, salt: bytes = b"") -> int:

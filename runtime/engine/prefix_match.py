@@ -71,10 +71,11 @@ class PrefixMatcher:
         return Hit(path, *self._tree.nearest(parent, rest))
 
     def blocks(self, sequence: Sequence, num_blocks: int) -> list[Block]:
-        """Its first `num_blocks` blocks, at least."""
+        """Its first `num_blocks` blocks, at least; no more are made, as a token of the next one may
+        stand for one that is still to come."""
         known, size = sequence.blocks, self._page_size
         if len(known) < num_blocks:
-            rest = sequence.tokens[len(known) * size :].tobytes()
+            rest = sequence.tokens[len(known) * size : num_blocks * size].tobytes()
             keys = block_keys(rest, size, sequence.salt, known[-1][0] if known else None)
             begins = range(0, len(rest), 4 * size)
             known += [(k, rest[b : b + 4 * size]) for k, b in zip(keys, begins, strict=False)]

@@ -55,8 +55,8 @@ class Standby:
         enough have come or gone."""
         if num_under_way == self._num_under_way:
             return
+        self._num_changes += abs(num_under_way - self._num_under_way)
         self._num_under_way = num_under_way
-        self._num_changes += 1
         if self._num_changes < max(1, WEIGHED_CHANGE * num_under_way):
             return
         self._num_changes = 0

@@ -46,12 +46,13 @@ class Answer:
     request: GenerationRequest
     sink: Sink
     record: PlanRecord
-    deadline: float  # on the loop's clock: for the first token, and anew after each failure
+    deadline: float  # on the loop's clock: for the first token, and anew when a stream breaks off
     generated: bytearray = field(default_factory=bytearray)
     last_payload: bytes = b""  # the last bytes that went out
     excluded: set[WorkerName] = field(default_factory=set)
     num_dispatched: int = 0
     num_retries: int = 0
+    num_at_renewal: int = 0  # tokens streamed when the deadline was renewed last
     cause: RequestError | None = None  # of the last failed attempt
     finish: Finish | None = None
 

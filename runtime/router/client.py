@@ -120,7 +120,8 @@ class HttpClient:
         """A connection on which the head of the answer has arrived.
 
         A kept connection may have been closed by the worker just now: if not one byte of an answer
-        came, the call goes out once more, on a fresh one (calls are idempotent by plan and step).
+        came, the call goes out once more, on a fresh one (calls are idempotent by plan and step). If
+        there is none to be had then, the worker may have begun with the first call, and ended of it.
         """
         kept = self._take(worker.url)
         if kept is not None:
@@ -129,7 +130,12 @@ class HttpClient:
             except OSError as error:
                 if kept.has_answered:
                     raise _lost(worker, str(error)) from error
-        fresh = await self._connect(worker)
+        try:
+            fresh = await self._connect(worker)
+        except Unreachable as error:
+            if kept is None:
+                raise
+            raise _lost(worker, str(error)) from error
         try:
             return await self._exchange(fresh, request)
         except OSError as error:

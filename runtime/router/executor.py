@@ -325,8 +325,8 @@ class Executor:
         if answer.num_retries > self._strategy.limits.retries:
             raise error
         answer.record.advance(AnswerEvent.LOST)
-        if answer.generated:
-            answer.deadline = self._deadline()
+        if answer.num_generated > answer.num_at_renewal:  # else those that fail go on for ever
+            answer.num_at_renewal, answer.deadline = answer.num_generated, self._deadline()
         log.warning("plan %s is made anew: %s", answer.record.id, error)
 
     def _copy(self, attempt: Attempt, stage: Stage) -> None:

@@ -3,6 +3,7 @@
 Knows summaries of runs: of each strategy one for every value and seed.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,9 +16,11 @@ from mserve.runtime.traffic.report import (
     Compared,
     aligned,
     goals_text,
+    seconds_text,
     share_text,
 )
 
+MIN_JOBS = 10  # one after the other: for so long requests must come, or queues hardly show
 KEPT = 0.9  # the share of requests with their goals that a load is taken with
 _GOODPUT = ("goodput", "share")
 _SHOWN = (  # (group, name) of figures that tables and pages show over a sweep
@@ -34,12 +37,13 @@ _SHOWN = (  # (group, name) of figures that tables and pages show over a sweep
 
 @dataclass(frozen=True, slots=True)
 class SweptRuns:
-    """`runs` has of every strategy its summaries: by value, and then by seed."""
+    """`runs` has of every strategy its summaries: by value, and then by seed. `axis` is as in `Swept`."""
 
     param: str
     values: Sequence[str]
     runs: Mapping[str, Sequence[Sequence[Summary]]]
     goals: Goals | None = None
+    axis: str = ""
 
     @property
     def num_seeds(self) -> int:
@@ -50,7 +54,7 @@ class SweptRuns:
         return list(self.runs)
 
     def swept(self) -> Swept:
-        return Swept(self.param, self.values)
+        return Swept(self.param, self.values, self.axis)
 
     def at(self, index: int) -> dict[str, Sequence[Summary]]:
         return {name: each[index] for name, each in self.runs.items()}
@@ -136,7 +140,30 @@ def taken_text(swept: SweptRuns) -> str:
     rows = taken_rows(swept)
     if not rows:
         return f"With --slo it says up to which rate each strategy keeps {KEPT:.0%} goodput."
-    return f"{taken_head(swept)}\n{aligned([(f'  {name}', words) for name, words in rows], left=2)}"
+    lines = aligned([(f"  {name}", words) for name, words in rows], left=2)
+    return "\n".join(filter(None, [taken_head(swept), lines, too_brief(swept)]))
+
+
+def too_brief(swept: SweptRuns) -> str:
+    """A sentence if requests came so briefly, at a rate that is said to be taken, that queues had no time
+    to build up; else empty."""
+    kept = [(each.num_kept - 1, each.name) for each in taken(swept) if each.num_kept]
+    for at, name in kept:
+        for summary in swept.runs[name][at]:
+            span_s = _arriving_s(summary)
+            if summary.jct is not None and span_s < MIN_JOBS * summary.jct.mean:
+                return (
+                    f"At {swept.values[at]}/s the {summary.num_requests:,} requests came within"
+                    f" {seconds_text(span_s)}, too briefly for queues to build up: less may be taken"
+                    " for long. Give more requests, as with num=... of a generator."
+                )
+    return ""
+
+
+def _arriving_s(summary: Summary) -> float:
+    """From the first request to the last; infinite where nobody knows."""
+    rate = summary.offered_rate
+    return math.inf if rate is None else summary.num_requests / rate
 
 
 def _words(swept: SweptRuns, each: Taken) -> str:
@@ -160,4 +187,5 @@ def sweep_json(swept: SweptRuns) -> Mapping[str, object]:
         {"value": value, **comparison_json(swept.at(index), swept.goals)}
         for index, value in enumerate(swept.values)
     ]
-    return {"param": swept.param, "points": points, "highest_rate": taken_json(swept)}
+    taken_up_to = {"highest_rate": taken_json(swept), "doubt": too_brief(swept) or None}
+    return {"param": swept.param, "points": points, **taken_up_to}

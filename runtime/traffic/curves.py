@@ -181,10 +181,12 @@ def _load_readings(load: LoadChart, curves: Sequence[_LoadCurve]) -> list[Readin
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """A param, and how its values are spelled; runs are in their order, evenly apart."""
+    """A param, and how its values are spelled; runs are in their order, evenly apart. `axis` is the title
+    of a chart's, if not the param's name."""
 
     param: str
     values: Sequence[str]
+    axis: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +221,7 @@ def swept_lines(
         drawn.insert(0, Line("level", [(0, level), (last, level)], EVERY))
     num_ticks = min(last, _NUM_SWEPT)
     places = [round(last * index / num_ticks) for index in range(num_ticks + 1)]
-    x = Axis(swept.param, last, lambda at: swept.values[round(at)], places)
+    x = Axis(swept.axis or swept.param, last, lambda at: swept.values[round(at)], places)
     readings = _sweep_readings(swept, lines)
     return line_chart(title, drawn, x, _value_axis(group, greatest), readings=readings)
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mserve.runtime.traffic.outcomes import Distribution, Goals, Outcome, Summary, summarize
-from mserve.runtime.traffic.winners import FEW_FAILED, RULE, SMALL_SHARE, leaders, only
+from mserve.runtime.traffic.winners import FEW_FAILED, RULE, SMALL_SHARE, Doubt, leaders, only
 
 BEST = "*"
 ONE_RUN = "Each is one run: another one of the same may come out a little differently."
@@ -41,10 +41,10 @@ class Metric:
         return tuple("-" if value is None else text(value) for value in values)
 
     def leaders(
-        self, values: Sequence[float | None], margins: Sequence[float | None] = ()
+        self, values: Sequence[float | None], doubt: Doubt = lambda one, other: 0.0
     ) -> frozenset[int]:
         """The indexes of the runs that no other is clearly better than; none if those are all."""
-        return leaders(values, self.sign, small=self.small, margins=margins)
+        return leaders(values, self.sign, small=self.small, doubt=doubt)
 
 
 Form = Callable[[float], str]

@@ -78,8 +78,7 @@ def _table(
     card: Element, by_value: Sequence[Compared | None], names: Sequence[str], swept: Swept
 ) -> None:
     """A row for each strategy, a column for each value; the best of each column is bold."""
-    heads = [f"{swept.param} {value}" for value in swept.values]
-    body = markup.table(card, ["", *heads])
+    body = markup.table(card, [swept.param, *swept.values])
     for index, name in enumerate(names):
         cells = [Cell("-") if each is None else _cell(each, index) for each in by_value]
         markup.row(body, name, cells, index)

@@ -25,7 +25,7 @@ _DECIDING = (
 )
 _SHARES = {("goodput", "share"), ("requests", "failed")}
 ALIKE = "no difference that counts"
-UNSURE = "not told apart: the margins overlap"
+UNSURE = "not told apart by these seeds"
 _MAX_NAMED = 3  # who are as good as each other; more of them are counted
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from mserve.runtime.blocks import block_keys
 from mserve.runtime.engine import prefix_match
+from mserve.runtime.engine.batching import unknown
 from mserve.runtime.engine.kv_cache import KvCache
 from mserve.runtime.engine.moves import Moves, PageCopy
 from mserve.runtime.engine.prefix_match import Match
@@ -92,6 +93,18 @@ def test_nothing_is_seen_before_it_is_published() -> None:
     assert match_length(cache, list(range(12))) == 4
     cache.release(sequence)
     assert match_length(cache, list(range(12))) == 4
+
+
+def test_a_token_that_is_still_to_come_is_in_no_block() -> None:
+    cache = KvCache(8, PAGE)
+    sequence = sequence_of(list(range(7)))
+    assert cache.reserve(sequence, 8)
+    sequence.tokens.append(unknown(0))
+    cache.publish(sequence, 7)
+    sequence.tokens[7] = 7
+    cache.publish(sequence, 8)
+    cache.check_integrity([sequence])
+    assert cache.snapshot() == block_keys(array("i", range(8)).tobytes(), PAGE)
 
 
 def test_equal_blocks_computed_twice_are_shared_from_then_on() -> None:

@@ -31,6 +31,7 @@ class Server:
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
+        self.listener: asyncio.Server | None = None
         self.num_connections = 0
         self.bodies: list[bytes] = []
         self.closed = asyncio.Event()  # a client has closed a connection
@@ -55,7 +56,7 @@ def run(kit: Any, answer: Answer, use: Callable[[Any, Any, Server], Awaitable[An
 
     async def main() -> Any:
         server = Server(answer)
-        listener = await asyncio.start_server(server.serve, "127.0.0.1", 0)
+        listener = server.listener = await asyncio.start_server(server.serve, "127.0.0.1", 0)
         port = listener.sockets[0].getsockname()[1]
         info = kit.cluster("workers-0").workers["workers-0"].info
         info = msgspec.structs.replace(info, url=f"http://127.0.0.1:{port}")
@@ -177,6 +178,28 @@ def test_a_kept_connection_that_was_closed_is_replaced_once(kit: Any) -> None:
 
     assert run(kit, answer, use) == ([[b"one"]] * 2, 2)
     assert count == 3
+
+
+def test_a_worker_that_ends_of_a_call_on_a_kept_connection_may_have_begun_work(kit: Any) -> None:
+    count = 0
+
+    async def answer(reader: Any, writer: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == 2:
+            raise ConnectionError  # it took the call, and ends
+        writer.write(HEAD + chunked(frames_of(b"one")) + END)
+
+    async def use(client: HttpClient, worker: Any, server: Server) -> None:
+        await texts(client, worker)
+        assert server.listener is not None
+        server.listener.close()
+        await texts(client, worker)
+
+    with pytest.raises(WorkerLost, match="is lost") as lost:
+        run(kit, answer, use)
+    assert not isinstance(lost.value, Unreachable)
+    assert count == 2
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,15 @@ from typing import Any
 import pytest
 
 from mserve.compiler.plan import LimitsSpec
-from mserve.runtime.errors import BadRequest, EngineFailure, Gone, NoRoom, Unreachable, WorkerLost
+from mserve.runtime.errors import (
+    BadRequest,
+    EngineFailure,
+    Gone,
+    NoRoom,
+    RequestError,
+    Unreachable,
+    WorkerLost,
+)
 
 
 def test_the_next_request_stays_away_from_a_lost_worker(kit: Any) -> None:
@@ -79,6 +87,28 @@ def test_a_worker_that_takes_no_calls_uses_up_no_retry(kit: Any) -> None:
     sink, _ = kit.execute(cluster, kit.Strategy(kit.generate_on_first))
     assert sink.generated == kit.expected_tokens(kit.PROMPT, 8)
     assert len(last.calls) == 1
+
+
+@pytest.mark.parametrize("error", [NoRoom("full"), Unreachable("nobody listens")])
+def test_an_answer_that_broke_off_waits_no_longer_than_the_timeout(kit: Any, error: Any) -> None:
+    """What uses up no retry must not move the deadline on either."""
+    cluster = kit.cluster("workers-0")
+    worker = cluster.workers["workers-0"]
+    worker.script = kit.Script(lose_after=2)
+
+    def refuse_from_now_on() -> None:
+        worker.script = kit.Script(refuse=error, times=1_000_000)
+
+    async def main() -> None:
+        limits = LimitsSpec(0.7, 2)  # a lost worker is heard from again after 0.5 s
+        router = kit.router(cluster, kit.Strategy(kit.generate_on_first, limits=limits))
+        async with router.running(), asyncio.timeout(3):
+            await router.executor.execute(
+                kit.request(), kit.Collected(on_tokens=refuse_from_now_on)
+            )
+
+    with pytest.raises(RequestError, match=str(error)):
+        asyncio.run(main())
 
 
 @pytest.mark.parametrize("error", [EngineFailure("poison"), BadRequest("no such token")])

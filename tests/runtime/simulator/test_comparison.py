@@ -35,13 +35,14 @@ def test_the_margin_is_students() -> None:
     assert Estimate.of([1.0]) == Estimate(1.0, 0.0)
 
 
-def test_who_is_best_by_more_than_the_margins_wins() -> None:
+def test_who_is_better_with_every_seed_wins_however_much_the_seeds_differ() -> None:
     assert best(TTFT, runs(a=[0.5, 0.51], b=[0.2, 0.21])) == 1
+    assert best(TTFT, runs(a=[0.5, 0.9], b=[0.2, 0.59])) == 1, "± 2.5 s each, their difference 0.06"
 
 
-def test_nobody_wins_where_margins_overlap() -> None:
+def test_nobody_wins_where_seeds_disagree() -> None:
     assert best(TTFT, runs(a=[0.3, 0.1], b=[0.2, 0.2])) is None
-    assert best(TTFT, runs(a=[0.5, 0.6], b=[0.2, 0.3])) is None, "± 635 ms each"
+    assert best(TTFT, runs(a=[0.5, 0.6], b=[0.2, 0.55])) is None, "0.18 ± 1.6 s"
 
 
 def test_nobody_wins_by_less_than_counts_however_sure_it_is() -> None:

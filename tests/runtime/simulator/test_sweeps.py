@@ -44,6 +44,24 @@ def test_a_rate_that_fails_between_others_ends_what_is_taken() -> None:
     assert taken_json(swept(a=[[1.0], [0.2], [1.0]])) == {"a": "20"}
 
 
+def paced(num: int, apart_s: float) -> Summary:
+    arrivals_s = [index * apart_s for index in range(num)]
+    return summarize([Outcome(at, at + 0.1, at + 1.0, 10, 5) for at in arrivals_s], GOALS)
+
+
+def test_requests_that_come_too_briefly_for_queues_are_pointed_out() -> None:
+    """Jobs take a second: of 9.9 s of them less is believed than of 10.1."""
+    brief = SweptRuns("rate", ["10"], {"a": [[paced(100, 0.1)]], "b": [[paced(102, 0.1)]]}, GOALS)
+    assert "At 10/s the 100 requests came within 9.90 s" in taken_text(brief)
+    assert "At 10/s" in str(sweep_json(brief)["doubt"])
+    swapped = SweptRuns("rate", ["10"], {name: brief.runs[name] for name in "ba"}, GOALS)
+    assert "the 100 requests" in taken_text(swapped)
+    enough = SweptRuns("rate", ["10"], {"a": [[paced(102, 0.1)]]}, GOALS)
+    assert "came within" not in taken_text(enough)
+    assert sweep_json(enough)["doubt"] is None
+    assert "came within" not in taken_text(swept(a=[[0.1]] * 3)), "where no load is taken"
+
+
 def test_goodput_is_the_mean_of_the_seeds() -> None:
     assert taken_json(swept(a=[[1.0, 0.82], [1.0, 0.7], [0.1, 0.1]])) == {"a": "20"}
 

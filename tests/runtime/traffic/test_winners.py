@@ -31,10 +31,10 @@ def test_of_shares_points_count() -> None:
     assert leaders([0.05, 0.07], 1, small=SMALL_SHARE) == {1}
 
 
-def test_ranges_that_overlap_are_not_told_apart() -> None:
-    assert leaders([1.0, 1.5], -1, margins=[0.2, 0.2]) == {0}
-    assert leaders([1.0, 1.5], -1, margins=[0.3, 0.3]) == set()
-    assert leaders([1.0, 1.5, 4.0], -1, margins=[0.3, 0.3, None]) == {0, 1}
+def test_a_difference_in_doubt_tells_nobody_apart() -> None:
+    assert leaders([1.0, 1.5], -1, doubt=lambda one, other: 0.4) == {0}
+    assert leaders([1.0, 1.5], -1, doubt=lambda one, other: 0.6) == set()
+    assert leaders([1.0, 1.5, 4.0], -1, doubt=lambda one, other: 0.6) == {0, 1}
 
 
 def test_a_winner_is_alone() -> None:

@@ -207,6 +207,15 @@ def test_a_released_ticket_leaves_the_rest_of_its_plan(cluster: Any, calls: Any)
     cluster.check_clean()
 
 
+def test_a_call_that_releases_all_that_it_makes_is_done_at_once(cluster: Any, calls: Any) -> None:
+    b = cluster.add("b")
+    steps = (calls.prep_recv("s1", 0, 40, "t1"), ReleaseCall("s2", "t1"))
+    b.submit(calls.of("p", PROMPT, *steps), True, cluster.now)
+    cluster.run()
+    assert b.reports("p/0")["s2"].state == "done"
+    cluster.check_clean()
+
+
 def test_a_key_used_again_at_once_gets_nothing_of_the_plan_before(cluster: Any, calls: Any) -> None:
     b = cluster.add("b")
     b.submit(calls.of("p", PROMPT, calls.generate("s1", 0, 4)), True, cluster.now)
