@@ -7,11 +7,13 @@ Knows no cost and no measure: runtime/simulator/ and runtime/traffic/ have them.
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from mserve.runtime.cli import pages, scenario
 from mserve.runtime.cli.breakdown import in_words
 from mserve.runtime.cli.cases import Case, Column, Runner, summaries, swept_runs
+from mserve.runtime.cli.jobs import add_jobs
 from mserve.runtime.cli.output import add_output, check_writable, goals_of, seeds_of
 from mserve.runtime.cli.remarks import check_chance, conclude, warnings
 from mserve.runtime.cli.strategies import Commands, servable
@@ -51,6 +53,7 @@ def add_compare(commands: Commands) -> None:
         help="simulate with N seeds of traffic, from 0 on (default: %(default)s)",
     )
     add_sweep(parser)
+    add_jobs(parser)
     add_output(parser)
     parser.set_defaults(run=in_words(_compare), passes_over_pools=True)
 
@@ -72,8 +75,10 @@ def _compare(arguments: argparse.Namespace) -> int:
         check_writable(arguments.html)
     num_further = len(candidates) * (len(seeds) - 1)
     num_runs = (sum(map(len, candidates)) + num_further) * len(sweep.points)
-    runner = Runner(arguments, num_runs)
-    columns = [_column(runner, cases, sweep, seeds, arguments) for cases in candidates]
+    with Runner(arguments, num_runs) as runner:
+        for case in chain.from_iterable(candidates):
+            runner.prepare(case, sweep, seeds[:1], records=_records(arguments))
+        columns = [_column(runner, cases, sweep, seeds, arguments) for cases in candidates]
     _print(arguments, columns, sweep, seeds)
     if arguments.html is not None:
         pages.write_comparison(arguments, columns, sweep, _split_lines(columns, sweep, seeds))
@@ -129,12 +134,12 @@ def _cases(name: str, strategy: "CompiledStrategy", arguments: argparse.Namespac
     params = dict(strategy.values)
     size = scenario.cluster_size(strategy, arguments)
     if not arguments.splits or len(strategy.pools) < 2:
-        return [Case(name, strategy, params, size)]
+        return [Case(name, name, strategy, params, size)]
     sizes = [
         scenario.size_of(strategy, arguments, counts)
         for counts in splits(strategy.pools, size.num_workers)
     ]
-    return [Case(f"{name} {each.split}", strategy, params, each) for each in sizes]
+    return [Case(f"{name} {each.split}", name, strategy, params, each) for each in sizes]
 
 
 def _column(
@@ -147,8 +152,7 @@ def _column(
     """Every case runs with the first seed, the best one of them with the others, too."""
     from mserve.runtime.simulator.splits import tried
 
-    goals = goals_of(arguments)
-    records = arguments.html is not None and not arguments.sweep
+    goals, records = goals_of(arguments), _records(arguments)
     best: Column | None = None
     each: list[Tried] = []
     for case in cases:
@@ -158,10 +162,16 @@ def _column(
         if best is None or each[-1].rank < min(one.rank for one in each[:-1]):
             best = column
     assert best is not None, "a strategy has a case"
+    runner.prepare(best.case, sweep, seeds[1:], records=False)
     further = runner.column(best.case, sweep, seeds[1:], records=False)
     for results, more in zip(best.results, further.results, strict=True):
         results.extend(more)
     return Column(best.case, best.results, best.recorder, each)
+
+
+def _records(arguments: argparse.Namespace) -> bool:
+    """Whether a page will show what workers did."""
+    return arguments.html is not None and not arguments.sweep
 
 
 # --- what came of it ----------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from mserve.runtime.cli import comparison, pages, scenario
 from mserve.runtime.cli.breakdown import in_words
 from mserve.runtime.cli.cases import Case, Column, Runner, summaries, swept_runs
+from mserve.runtime.cli.jobs import add_jobs
 from mserve.runtime.cli.output import add_output, check_writable, goals_of, seeds_of, write_text
 from mserve.runtime.cli.remarks import check_chance, conclude, warnings
 from mserve.runtime.cli.strategies import Commands, servable
@@ -68,6 +69,7 @@ def _add_simulate(commands: Commands) -> None:
         "--plans", type=Path, metavar="OUT", help="write every request's plan, for `mserve why`"
     )
     add_sweep(parser)
+    add_jobs(parser)
     add_output(parser)
     parser.set_defaults(run=in_words(_simulate), passes_over_pools=False)
 
@@ -82,7 +84,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
     check_numbers(arguments, [request_number(text) for text in arguments.why])
     goals_of(arguments)  # wrong ones are refused before the work, not after it
     seeds, size = seeds_of(arguments), scenario.cluster_size(strategy, arguments)
-    case = Case(strategy.name, strategy, dict(strategy.values), size)
+    case = Case(strategy.name, arguments.file, strategy, dict(strategy.values), size)
     sweep = swept(arguments, {strategy.name: strategy})
     if arguments.html is not None:
         check_writable(arguments.html)
@@ -122,7 +124,8 @@ def _simulate_once(case: Case, arguments: argparse.Namespace) -> int:
         if arguments.plans is not None:
             on_plan.append(files.enter_context(PlanFile(arguments.plans)).add)
         listeners = Listeners(on_run, on_plan)
-        result = Runner(arguments, 1).run(case, NO_SWEEP.points[0], arguments.seed, listeners)
+        with Runner(arguments, 1) as runner:
+            result = runner.run(case, NO_SWEEP.points[0], arguments.seed, listeners)
     if arguments.html is not None:
         pages.write_simulation(arguments, case, result, lanes)
     if arguments.chrome is not None:
@@ -162,8 +165,9 @@ def _simulate_several(
     case: Case, sweep: Sweep, seeds: Sequence[int], arguments: argparse.Namespace
 ) -> int:
     records = arguments.html is not None and not arguments.sweep
-    runner = Runner(arguments, len(sweep.points) * len(seeds))
-    column = runner.column(case, sweep, seeds, records=records)
+    with Runner(arguments, len(sweep.points) * len(seeds)) as runner:
+        runner.prepare(case, sweep, seeds, records=records)
+        column = runner.column(case, sweep, seeds, records=records)
     _print_several(arguments, column, sweep)
     if arguments.html is not None and arguments.sweep:
         pages.write_sweep(arguments, column, sweep)

@@ -140,7 +140,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         *args: *Ts,
         context: Context | None = None,
     ) -> _Handle:
-        handle = _Handle(callback, args, context or copy_context())
+        context = copy_context() if context is None else context  # an empty one counts as false
+        handle = _Handle(callback, args, context)
         self._ready.append(handle)
         return handle
 
@@ -151,7 +152,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         *args: *Ts,
         context: Context | None = None,
     ) -> _Handle:
-        context = context or copy_context()
+        context = copy_context() if context is None else context
         timer = _Handle(callback, args, context)
         timer.is_daemon = context.get(_IS_DAEMON, False)
         self._num_timers += 1

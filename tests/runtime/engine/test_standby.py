@@ -246,6 +246,15 @@ def test_it_gains_where_a_kernel_waits_for_the_longest() -> None:
     assert aligned.end_s < 0.85 * plain.end_s
 
 
+def test_those_who_come_all_at_once_are_weighed_at_once() -> None:
+    """Nobody comes or goes for a while after them."""
+    arrivals = [replace(each, at_s=0.0) for each in mixed(1, 60, 400.0)]
+    config = replace(CONFIG, num_pages=400, max_repeat=1000)
+    aligned = simulate(arrivals, config)
+    plain = simulate(arrivals, replace(config, batch="continuous"))
+    assert aligned.end_s < 0.72 * plain.end_s
+
+
 def test_kv_of_those_passed_over_goes_to_host_memory_and_comes_back() -> None:
     arrivals = mixed(1, 60, 400.0)
     log = simulate(arrivals, CONFIG)

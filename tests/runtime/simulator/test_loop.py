@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextvars import Context
 from typing import Any
 
 import pytest
@@ -125,6 +126,7 @@ def test_what_a_daemon_wakes_is_none() -> None:
         return loop.time()
 
     assert run(main) == 550.0
+    assert Context().run(run, main) == 550.0  # without any variable, as a command runs
 
 
 def test_time_that_stands_still_is_noticed() -> None:
