@@ -50,8 +50,9 @@ class Automaton:
             raise self._stopped(error) from None
 
     def _stopped(self, error: lark.UnexpectedToken) -> Stopped:
+        """A whole tree accepts only the end, and lark then names nothing."""
         position = self._parser.parser_state.position
-        return Stopped(error.token.type, position, self._parser.accepts())
+        return Stopped(error.token.type, position, self._parser.accepts() or {END})
 
 
 class Scanner:

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 
@@ -29,6 +30,7 @@ class Outages:
         self._workers = workers
         self._loop = loop
         self._clock = clock
+        self._num_deaths: Counter[str] = Counter()
         self.happened: list[Happened] = []
 
     @asynccontextmanager
@@ -57,12 +59,15 @@ class Outages:
     def _kill(self, worker: str) -> bool:
         has_died = self._workers.kill(worker)
         if has_died:
+            self._num_deaths[worker] += 1
             self.happened.append(Happened("kill", worker, self._clock.now()))
         return has_died
 
     async def _revive(self, worker: str, delay_s: float) -> None:
+        """From this death: one that was back before and has died again is not repaired."""
+        death = self._num_deaths[worker]
         await self._clock.sleep(delay_s)
-        if await self._workers.revive(worker):
+        if self._num_deaths[worker] == death and await self._workers.revive(worker):
             self.happened.append(Happened("restart", worker, self._clock.now()))
 
 

@@ -9,6 +9,7 @@ is in a step and how often it may be repeated is the scheduler's (`Batch.repeat`
 import math
 from collections import deque
 from collections.abc import Callable
+from contextvars import Context
 from dataclasses import dataclass
 
 from mserve.runtime.clock import Timer
@@ -139,10 +140,10 @@ class RunDriver:
 
     def _tick(self) -> None:
         """Time alone may have an effect on those who wait for others: leases run out, plans give way.
-        The process looks every so often, too."""
+        The process looks every so often, too. To look is a daemon's; what it starts is not."""
         self._is_reminded = False
         if self._run is None:
-            self.wake()
+            Context().run(self.wake)
 
     def _begin(self, batch: Batch, now: float) -> None:
         first_s, slope_s = self._cost.step_time(batch)

@@ -9,6 +9,7 @@ import pytest
 from mserve.dsl import syntax
 from mserve.dsl.broken_examples import MISTAKES
 from mserve.dsl.broken_examples.mistake import Mistake
+from mserve.dsl.check import check_text
 from mserve.dsl.literals import SUFFIXES
 from mserve.dsl.mistakes import stop_of
 from mserve.dsl.parser import MAX_NESTING, parse
@@ -234,3 +235,9 @@ def test_every_example_of_a_mistake_is_found_by_what_it_shows() -> None:
             stop, keyword = stop_of(example)
             known = labels.setdefault((stop.position, stop.kind, keyword), mistake)
             assert known is mistake, f"{example} reads as: {known.message}"
+
+
+def test_a_let_inside_of_braces_that_a_mistake_left_empty_ends_there() -> None:
+    text = 'strategy a "b"\nslo {\n ttft = 500ms tpot { 50ms }\n let p = 1\n'
+    messages = [each.message for each in check_text(text).diagnostics]
+    assert messages == ["a setting is written `name = value`"]

@@ -106,6 +106,20 @@ def test_a_worker_that_is_back_already_is_not_started_twice() -> None:
     assert [happened.what for happened in result.faults] == ["kill", "restart", "kill"]
 
 
+def test_a_repair_is_of_the_death_that_it_was_for() -> None:
+    faults: Faults = [
+        Kill("workers-0", 1.0, repair_s=11.0),
+        Restart("workers-0", 4.0),
+        Kill("workers-0", 6.0),
+    ]
+    result = simulate("data_parallel", [one(0.0, 0), one(20.0, 1)], faults, {"workers": 2})
+    assert [(each.what, each.at_s) for each in result.faults] == [
+        ("kill", 1.0),
+        ("restart", 4.0),
+        ("kill", 6.0),
+    ]
+
+
 def test_what_happens_to_the_dead_is_nothing() -> None:
     faults: Faults = [Kill("workers-0", 1.0), Kill("workers-0", 1.5, repair_s=0.1)]
     result = simulate("data_parallel", [one(0.0, 0), one(9.0, 1)], faults, {"workers": 2})
