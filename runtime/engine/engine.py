@@ -52,9 +52,7 @@ class Engine:
         self._num_submitted = 0
         self._in_flight: list[Batch] = []  # planned and not committed, at most two
         self._num_planned = 0
-        self._foresight = Foresight(
-            self._scheduler
-        )  # of the first in flight, while it has a second
+        self._foresight = Foresight(self._scheduler)  # of the first in flight, if it has a second
         self._leaving = Leaving(self.cache)
         self._reports = Reports()
 
@@ -200,8 +198,8 @@ class Engine:
         return self._sequences.get(key)
 
     def found_length(self, key: str) -> int:
-        """Tokens of this sequence's prompt that are cached now, or its own already; 0 if it has ended
-        by now."""
+        """Tokens of this sequence's prompt that are cached now, or its own already; 0 if it is
+        over."""
         sequence = self._sequences.get(key)
         if sequence is None:
             return 0
