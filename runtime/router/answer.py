@@ -77,7 +77,7 @@ class Answer:
         return "length" if self.remaining == 0 else None
 
     def query(self) -> Query:
-        attempt = len(self.record.attempts)
+        attempt = self.record.num_attempts
         return Query(self.request, self.tokens, self.remaining, attempt, self.excluded)
 
     def outgoing(self, deadline_s: float | None) -> Outgoing:

@@ -162,7 +162,7 @@ class Executor:
         """One attempt: the stages that make the answer, in order, then copies for later."""
         answer.record.advance(AnswerEvent.PLACED)
         record = AttemptRecord(self._clock.time(), placed.decision, placed.cached)
-        answer.record.attempts.append(record)
+        answer.record.begin(record)
         stages = split_plan(placed.decision.plan)
         with self._reservations.reserve(placed.works) as reservation:
             attempt = Attempt(answer, placed, record, reservation)

@@ -35,6 +35,7 @@ from mserve.compiler.protocol import (
 from mserve.runtime.errors import EngineFailure
 from mserve.runtime.messages import Finish, StepReport
 
+MAX_ATTEMPTS = 16  # kept of a request
 OPEN_STATES = (StepState.PENDING, StepState.RUNNING)
 OPEN_ANSWERS = (AnswerState.PLANNING, AnswerState.RUNNING)
 
@@ -171,7 +172,9 @@ class PlanRecord:
     prompt_tokens: int
     tenant: str = ""
     state: AnswerState = AnswerState.PLANNING
-    attempts: list[AttemptRecord] = field(default_factory=list)
+    attempts: list[AttemptRecord] = field(default_factory=list)  # the first, and the last ones
+    num_dropped: int = 0  # attempts between them, which are not kept
+    computed_dropped: int = 0  # prompt tokens that engines computed in those
     first_token_s: float | None = None
     ended_s: float | None = None
     finish: Finish | None = None
@@ -187,15 +190,25 @@ class PlanRecord:
         return self.attempts[0].cached if self.attempts else UNCACHED
 
     @property
+    def num_attempts(self) -> int:
+        return len(self.attempts) + self.num_dropped
+
+    def begin(self, attempt: AttemptRecord) -> None:
+        """One that waits for room is tried again and again: not all of that can be kept."""
+        self.attempts.append(attempt)
+        if len(self.attempts) > MAX_ATTEMPTS:
+            self.computed_dropped += self._computed(self.attempts.pop(1))
+            self.num_dropped += 1
+
+    @property
     def delivered(self) -> int:
         """Prompt tokens that no engine has computed for this request, in any attempt; one computed
         twice counts twice. What a lost worker may have computed is taken for computed."""
-        computed = sum(
-            step.computed(self.prompt_tokens)
-            for attempt in self.attempts
-            for step in attempt.steps.values()
-        )
+        computed = sum(map(self._computed, self.attempts)) + self.computed_dropped
         return max(0, self.prompt_tokens - computed)
+
+    def _computed(self, attempt: AttemptRecord) -> int:
+        return sum(step.computed(self.prompt_tokens) for step in attempt.steps.values())
 
     def advance(self, event: AnswerEvent) -> tuple[Effect, ...]:
         """Moves the answer on; returns what the executor has to do now."""
@@ -253,8 +266,10 @@ def plan_json(record: PlanRecord) -> dict[str, Any]:
             "delivered": None if record.finish is None else record.finish.cached_tokens,
         },
         "error": record.error or None,
+        "num_attempts": record.num_attempts,
         "attempts": [
             {
+                "number": number if number == 1 else number + record.num_dropped,
                 "started_ms": ms(attempt.started_s),
                 "strategy": attempt.decision.plan.strategy,
                 "route": attempt.decision.plan.route,
@@ -267,7 +282,7 @@ def plan_json(record: PlanRecord) -> dict[str, Any]:
                 },
                 "steps": [_step_json(step, ms) for step in attempt.steps.values()],
             }
-            for attempt in record.attempts
+            for number, attempt in enumerate(record.attempts, 1)
         ],
     }
 

@@ -79,7 +79,7 @@ class RouterMetrics:
     def ended(self, record: PlanRecord) -> None:
         route = record.attempts[-1].decision.plan.route if record.attempts else ""
         self._requests.add(1, route, record.state.value)
-        self._retries.add(max(0, len(record.attempts) - 1))
+        self._retries.add(max(0, record.num_attempts - 1))
         if record.first_token_s is not None:
             self._ttft.observe(record.first_token_s - record.started_s)
         if record.ended_s is not None:

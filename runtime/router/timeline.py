@@ -21,8 +21,8 @@ def render_timeline(plan: Json, *, bar_width: int = BAR_WIDTH) -> str:
     """
     total_ms = max(_end_ms(plan), 0.001)
     lines = [_headline(plan, total_ms)]
-    for number, attempt in enumerate(plan["attempts"], 1):
-        lines.append(_attempt_line(attempt, number, len(plan["attempts"])))
+    for attempt in plan["attempts"]:
+        lines.append(_attempt_line(attempt, plan["num_attempts"]))
         lines += _guards(attempt)
         lines += _forecasts(attempt)
         lines += _choices(attempt)
@@ -54,8 +54,8 @@ def _headline(plan: Json, total_ms: float) -> str:
     return ", ".join(parts)
 
 
-def _attempt_line(attempt: Json, number: int, count: int) -> str:
-    which = f"attempt {number} of {count}, " if count > 1 else ""
+def _attempt_line(attempt: Json, count: int) -> str:
+    which = f"attempt {attempt['number']} of {count}, " if count > 1 else ""
     bindings = ", ".join(f"{name} = {_value(value)}" for name, value in attempt["bindings"].items())
     decided = f" ({bindings})" if bindings else ""
     return f"{which}strategy {attempt['strategy']}, route {attempt['route']}{decided}"

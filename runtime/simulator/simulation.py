@@ -191,7 +191,7 @@ class Simulation:
             error = failure.kind
             self._failures[number] = self._said(failure, due_s)
         record = self._ended.pop(request.id)
-        if len(record.attempts) > 1:
+        if record.num_attempts > 1:
             self._again[number] = planned_again(record)
         self._outcomes[number] = judged(record, due_s, error)
 

@@ -174,6 +174,7 @@ PLAN = {
     "ended_ms": 20.0,
     "error": None,
     "usage": {"prompt_tokens": 100, "completion_tokens": 5, "cached_tokens": 0},
+    "num_attempts": 1,
     "attempts": [
         {"strategy": "balanced", "route": "split", "bindings": {"d": "decode-0"}, "steps": []}
     ],

@@ -85,6 +85,20 @@ def test_what_broke_off_may_have_computed_all_that_was_missing(
     assert record.computed(NUM_PROMPT) == computed
 
 
+def test_of_many_attempts_the_first_and_the_last_are_kept_and_all_count() -> None:
+    record = PlanRecord("p", "r", 0.0, NUM_PROMPT)
+    for begun in range(40):
+        tried = attempt(GENERATE, reports=[report("s1", "running", matched=NUM_PROMPT - 1)])
+        tried.started_s = float(begun)
+        record.begin(tried)
+    assert record.num_attempts == 40
+    assert [each.started_s for each in record.attempts] == [0.0, *range(25, 40)]
+    assert record.delivered == NUM_PROMPT - 40, "each of them computed a token"
+    shown = plan_json(record)
+    assert shown["num_attempts"] == 40
+    assert [each["number"] for each in shown["attempts"]] == [1, *range(26, 41)]
+
+
 def test_the_counts_are_those_of_the_first_plan() -> None:
     first = attempt(GENERATE)
     record = PlanRecord("p", "r", 0.0, NUM_PROMPT, attempts=[first, attempt(GENERATE)])

@@ -48,6 +48,7 @@ def test_what_every_route_would_have_taken_the_one_that_was_taken_first() -> Non
         "ended_ms": 3.0,
         "usage": None,
         "error": None,
+        "num_attempts": 1,
         "attempts": [attempt],
     }
     assert render_timeline(plan).splitlines()[2:] == [
