@@ -33,7 +33,7 @@ serve: $(STAMP)     # keeps serving until Ctrl-C: make serve STRATEGY=migration 
 	$(BIN)/mserve serve $(STRATEGY) $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 3 --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 chaos: $(STAMP)
 	$(BIN)/python -m pytest -m chaos $(PYTEST_ARGS)
