@@ -173,7 +173,9 @@ class PricedTransport:
         return arrived
 
     def wakeup_fd(self) -> int | None:
-        raise NotImplementedError("a priced transport calls `on_event`")
+        raise AssertionError(
+            "nobody sleeps on a descriptor here: a priced transport calls `on_event`"
+        )
 
     def close(self, peer: bytes | None = None) -> None:
         for other in list(self.peers) if peer is None else [peer]:

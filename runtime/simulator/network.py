@@ -223,7 +223,9 @@ class VirtualTransport:
         return self._read
 
     def wakeup_fd(self) -> int | None:
-        raise NotImplementedError("a virtual transport calls `on_event`")
+        raise AssertionError(
+            "nobody sleeps on a descriptor here: a virtual transport calls `on_event`"
+        )
 
     def close(self, peer: bytes | None = None) -> None:
         for other in list(self._connections) if peer is None else [peer]:

@@ -34,9 +34,6 @@ class _Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     cv: Annotated[float, Meta(ge=0, le=100)] = 1.0  # of the gaps between arrivals; 1 is Poisson
     block: PositiveCount = BLOCK_TOKENS
 
-    def arrivals(self, name: str) -> Iterator[Arrival]:
-        raise NotImplementedError
-
 
 class _Poisson(_Settings, frozen=True, forbid_unknown_fields=True, kw_only=True):
     num_prompt: PositiveCount = field(name="input")
@@ -90,7 +87,9 @@ class _Preble(_Settings, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 _PREBLE_PREFIX = "preble-"
-GENERATORS: Mapping[str, type[_Settings]] = {
+_Generator = _Poisson | _Mix | _Preble
+
+GENERATORS: Mapping[str, type[_Generator]] = {
     "poisson": _Poisson,
     "mix": _Mix,
     **{_PREBLE_PREFIX + name: _Preble for name in PREBLE},
@@ -146,7 +145,7 @@ class TrafficOptions:
         )
 
 
-def _settings(text: str, seed: int | None = None) -> _Settings:
+def _settings(text: str, seed: int | None = None) -> _Generator:
     name, _, settings = text.partition(":")
     given = _pairs(name, settings)
     if seed is not None:
@@ -169,7 +168,7 @@ def _pairs(name: str, settings: str) -> dict[str, str]:
     return given
 
 
-def _converted(name: str, given: Mapping[str, str]) -> _Settings:
+def _converted(name: str, given: Mapping[str, str]) -> _Generator:
     try:
         return msgspec.convert(given, GENERATORS[name], strict=False)
     except msgspec.ValidationError as error:

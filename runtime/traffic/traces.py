@@ -104,11 +104,12 @@ def _read_own(path: Path, options: ReadOptions) -> Iterator[Arrival]:
 
 def write_trace(arrivals: Iterable[Arrival], path: Path) -> int:
     """Writes our own format; returns how many requests there were."""
-    encode, number = msgspec.json.Encoder().encode, 0
+    encode, num_written = msgspec.json.Encoder().encode, 0
     with path.open("wb") as file:
-        for number, arrival in enumerate(arrivals, 1):  # noqa: B007  # the count is the result
+        for arrival in arrivals:
             file.write(encode(arrival) + b"\n")
-    return number
+            num_written += 1
+    return num_written
 
 
 # --- Mooncake -----------------------------------------------------------------------------------
